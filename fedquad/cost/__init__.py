@@ -1,0 +1,1 @@
+"""What a step costs: bytes kept for backward, FLOPs, bytes sent, measured seconds."""

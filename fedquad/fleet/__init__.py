@@ -1,0 +1,1 @@
+"""The simulated devices: Jetson modes and what they compute in a second."""
