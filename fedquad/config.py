@@ -206,6 +206,7 @@ class FineTuneConfig:
         require_int("max_length", self.max_length, 4)
         require_int("seed", self.seed, 0)
         require_positive("learning_rate", self.learning_rate)
+        object.__setattr__(self, "learning_rate", float(self.learning_rate))  # 1 and 1.0: one id
         for field in ("train_samples", "eval_samples"):
             if getattr(self, field) is not None:
                 require_int(field, getattr(self, field), 1)

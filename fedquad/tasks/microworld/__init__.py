@@ -38,12 +38,12 @@ class _Recipe:
 
 
 _RECIPES = {
-    "micro-mnli": _Recipe("Textual Entailment", ENTAILMENT_LABELS, entailment_pair, 16_000, 2_000),
+    "micro-mnli": _Recipe("Textual Entailment", ENTAILMENT_LABELS, entailment_pair, 12_000, 2_000),
     "micro-qqp": _Recipe(
-        "Semantic Equivalence", ("different", "same"), paraphrase_pair, 16_000, 2_000
+        "Semantic Equivalence", ("different", "same"), paraphrase_pair, 12_000, 2_000
     ),
     "micro-qnli": _Recipe(
-        "Question Answering", ("entailment", "not_entailment"), answer_pair, 12_000, 2_000
+        "Question Answering", ("entailment", "not_entailment"), answer_pair, 8_000, 2_000
     ),
     "micro-sst2": _Recipe("Sentiment Analysis", ("negative", "positive"), review, 8_000, 2_000),
 }

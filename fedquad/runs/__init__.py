@@ -1,0 +1,1 @@
+"""Stored runs: settings, deterministic results, telemetry, resume."""
