@@ -1,0 +1,57 @@
+"""Rows of fine-tuning runs as the accuracy figures need them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fedquad.config import InputError
+from fedquad.report.intervals import decode_correct
+
+RUN_COLUMNS = [
+    "task",
+    "model",
+    "layers",
+    "seed",
+    "steps",
+    "accuracy",
+    "num_eval",
+    "correct",
+    "from_record",
+]
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Layers of a run from their text form: ``"0-3,7"`` -> ``(0, 1, 2, 3, 7)``."""
+    layers: list[int] = []
+    try:
+        for part in str(text).split(","):
+            first, _, last = part.partition("-")
+            layers.extend(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise InputError("layers", text, "ranges such as 0-3 or 0-3,7") from None
+    return tuple(layers)
+
+
+def lora_runs(results: pd.DataFrame) -> pd.DataFrame:
+    """The LoRA runs, with ``trained``: their layers as a tuple."""
+    runs = results[results["tuning"] == "lora"]
+    return runs.assign(trained=[parse_layers(text) for text in runs["layers"]])
+
+
+def accuracy_rows(runs: pd.DataFrame, by: str, *, profile: str) -> pd.DataFrame:
+    """The columns of runs that a figure keeps, with ``profile`` and ``by`` in front.
+
+    Raises
+    ------
+    InputError
+        When a run's accuracy is not the mean of its per-item answers: the
+        interval would then be that of something else.
+    """
+    rows = runs[[by, *RUN_COLUMNS]].copy()
+    for row in rows.itertuples():
+        mean = decode_correct(row.correct, row.num_eval).mean()
+        if not np.isclose(mean, row.accuracy, rtol=0, atol=1e-6):
+            raise InputError("accuracy", row.accuracy, f"{mean}, the mean of `correct`")
+    rows.insert(0, "profile", profile)
+    return rows

@@ -1,0 +1,217 @@
+"""Frames of all figures, made from costs and answers with known properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedquad.cost.accounting import StepCost
+from fedquad.cost.communication import RoundShare, RoundTraffic
+from fedquad.report.figures import draw
+from fedquad.report.frames import (
+    communication_frame,
+    depth_accuracy_frame,
+    depth_cost_frame,
+    memory_frame,
+    position_accuracy_frame,
+    position_cost_frame,
+    tuning_latency_frame,
+)
+from fedquad.report.saving import save_figure
+from fedquad.runs.plans import layer_groups
+from fedquad.runs.results import format_layers, pack
+
+NUM_EVAL = 400
+FLOPS_PER_SECOND = 2.6e11
+
+
+def make_cost(num_kept: int, *, full: bool = False, layer_bytes: int = 190_000_000) -> StepCost:
+    """A step of a 12-layer model whose top ``num_kept`` layers keep activations."""
+    trainable = 350_000_000 if full else 2_600_000
+    return StepCost(
+        weight_bytes=1_400_000_000,
+        gradient_bytes=4 * trainable,
+        optimizer_bytes=8 * trainable,
+        activation_bytes_by_layer=(0,) * (12 - num_kept) + (layer_bytes,) * num_kept,
+        activation_bytes_outside_layers=10_000_000,
+        forward_flops=1_000_000_000_000,
+        backward_flops=(160 if full else 90) * 1_000_000_000 * num_kept,
+        operand_bytes=10**10,
+        parameters=350_000_000,
+        trainable_parameters=trainable,
+    )
+
+
+def make_runs(
+    accuracies: dict[tuple[int, ...], float],
+    seeds: int,
+    *,
+    task: str = "micro-mnli",
+    num_eval: int = NUM_EVAL,
+) -> pd.DataFrame:
+    """Runs as `results_frame` gives them.
+
+    Items are answered in one order of difficulty, shifted by a few per seed:
+    differences between layer sets are then almost free of sampling noise.
+    """
+    rows = []
+    for layers, accuracy in accuracies.items():
+        for seed in range(seeds):
+            hits = round(num_eval * accuracy) + 2 * seed
+            correct = np.arange(num_eval) < hits
+            rows.append(
+                {
+                    "task": task,
+                    "model": "embedded",
+                    "tuning": "lora",
+                    "layers": format_layers(layers),
+                    "depth": float("nan"),
+                    "seed": seed,
+                    "steps": 600,
+                    "accuracy": correct.mean(),
+                    "loss": 0.7,
+                    "num_eval": num_eval,
+                    "correct": pack(correct),
+                    "from_record": True,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def make_measured(by: str, seconds: dict[object, float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                by: key,
+                "model": "embedded",
+                "torch_device": "cpu",
+                "batch_size": 32,
+                "length": 48,
+                "repeats": 10,
+                "forward_s": 0.04,
+                "backward_s": total - 0.045,
+                "total_s": total,
+                "total_low_s": 0.98 * total,
+                "total_high_s": 1.03 * total,
+            }
+            for key, total in seconds.items()
+        ]
+    )
+
+
+def _shares() -> list[RoundShare]:
+    return [
+        RoundShare(
+            tuning=tuning,
+            network=network,
+            rate_mbit_s=rate,
+            traffic=RoundTraffic(
+                tuning=tuning,
+                parameters=350_000_000,
+                trainable_parameters=trainable,
+                download_bytes=4 * trainable,
+                upload_bytes=4 * trainable,
+            ),
+            communication_time_s=64 * trainable / (rate * 1e6),
+            compute_time_s=5_000.0,
+        )
+        for tuning, trainable in (("lora", 2_600_000), ("full", 350_000_000))
+        for network, rate in (("3G", 3.0), ("4G", 20.0))
+    ]
+
+
+DEPTH_ACCURACY = (0.50, 0.56, 0.60, 0.63, 0.66, 0.68, 0.695, 0.70, 0.70, 0.705, 0.705, 0.71)
+GROUP_ACCURACY = {"A": 0.71, "S": 0.55, "M": 0.66, "D": 0.63, "MD": 0.70}
+
+
+def make_frames(seeds: int) -> dict[str, pd.DataFrame]:
+    """The frame of every figure, with accuracies of the given number of seeds."""
+    groups = layer_groups(12)
+    setting = {"batch_size": 32, "length": 128, "profile": "reference"}
+    large = {"model": "roberta-large", "profile": "reference"}
+    group_costs = {group: make_cost(12 - layers[0]) for group, layers in groups.items()}
+    depth_costs = {depth: make_cost(depth) for depth in range(1, 13)}
+    tuning_costs = {"lora": make_cost(12), "full": make_cost(12, full=True)}
+    memory_costs = {
+        ("lora", 16, 256): make_cost(12, layer_bytes=660_000_000),
+        ("lora", 32, 256): make_cost(12, layer_bytes=1_310_000_000),
+        ("full", 32, 256): make_cost(12, full=True, layer_bytes=1_600_000_000),
+    }
+    position_runs = make_runs({groups[g]: a for g, a in GROUP_ACCURACY.items()}, seeds)
+    depth_runs = make_runs(
+        {tuple(range(12 - d, 12)): DEPTH_ACCURACY[d - 1] for d in range(1, 13)}, seeds
+    )
+    return {
+        "fig01a_communication": communication_frame(
+            _shares(), flops_per_second=FLOPS_PER_SECOND, **large
+        ),
+        "fig01b_memory": memory_frame(memory_costs, **large),
+        "fig01c_latency": tuning_latency_frame(
+            tuning_costs,
+            model="roberta-large",
+            measured=make_measured("tuning", {"full": 0.13, "lora": 0.095}),
+            from_record=True,
+            **setting,
+        ),
+        "fig02a_layer_position_cost": position_cost_frame(
+            group_costs,
+            groups,
+            model="roberta-base",
+            measured=make_measured("group", {"A": 0.1, "S": 0.098, "M": 0.08, "D": 0.06}),
+            from_record=True,
+            **setting,
+        ),
+        "fig02b_layer_position_accuracy": position_accuracy_frame(
+            position_runs, groups, profile="reference"
+        ),
+        "fig03a_depth_accuracy": depth_accuracy_frame(
+            depth_runs, num_layers=12, profile="reference"
+        ),
+        "fig03b_depth_cost": depth_cost_frame(
+            depth_costs,
+            model="roberta-base",
+            measured=make_measured("depth", {d: 0.05 + 0.005 * d for d in range(1, 13)}),
+            from_record=True,
+            **setting,
+        ),
+    }
+
+
+@pytest.fixture(scope="session")
+def frames() -> dict[str, pd.DataFrame]:
+    return make_frames(seeds=3)
+
+
+@pytest.fixture(scope="session")
+def one_seed_frames() -> dict[str, pd.DataFrame]:
+    return make_frames(seeds=1)
+
+
+@pytest.fixture(scope="session")
+def runs_of():
+    """`make_runs`, for tests that need runs of their own."""
+    return make_runs
+
+
+@pytest.fixture(scope="session")
+def cost_of():
+    """`make_cost`, for tests that need costs of their own."""
+    return make_cost
+
+
+@pytest.fixture(scope="session")
+def figures_root(frames, tmp_path_factory):
+    """A figures folder as it would be committed: every figure of ``reference``."""
+    root = tmp_path_factory.mktemp("figures")
+    for name, df in frames.items():
+        save_figure(draw(name, df), df, name, folder=root / "reference")
+    return root
+
+
+@pytest.fixture
+def csv_folder(frames, tmp_path):
+    """Only the csv files, which a test may change."""
+    for name, df in frames.items():
+        df.to_csv(tmp_path / f"{name}.csv", index=False)
+    return tmp_path
