@@ -19,12 +19,13 @@ from random import Random
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from fedquad.config import require_int, require_positive
+from fedquad.config import InputError, require_int, require_positive
 from fedquad.tasks.microworld import MICRO_TASKS, make_task
 from fedquad.tasks.microworld.corpus import passage
 
@@ -172,23 +173,30 @@ def _write(path: Path, write) -> None:
     os.replace(temporary, path)
 
 
-def _save_checkpoint(folder: Path, model, optimizer, step: int) -> None:
+def _save_checkpoint(
+    folder: Path, config: PretrainConfig, model, optimizer, step: int
+) -> None:
     tensors = {f"model.{name}": t.detach().clone() for name, t in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value.clone() for key, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     _write(
         folder / "checkpoint.safetensors",
-        lambda path: save_file(tensors, path, metadata={"step": str(step)}),
+        lambda path: save_file(
+            tensors, path, metadata={"step": str(step), "settings": json.dumps(asdict(config))}
+        ),
     )
 
 
-def _load_checkpoint(folder: Path, model, optimizer) -> int:
-    from safetensors import safe_open
-
+def _load_checkpoint(folder: Path, config: PretrainConfig, model, optimizer) -> int:
     path = folder / "checkpoint.safetensors"
     if not path.is_file():
         return 0
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    if json.loads(metadata["settings"]) != asdict(config):
+        accepted = f"a folder whose checkpoint has the settings {asdict(config)}"
+        raise InputError("output", str(folder), accepted)
     tensors = load_file(path)
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -197,8 +205,7 @@ def _load_checkpoint(folder: Path, model, optimizer) -> int:
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    with safe_open(path, framework="pt") as file:
-        return int(file.metadata()["step"])
+    return int(metadata["step"])
 
 
 def pretrain(config: PretrainConfig, folder: Path, *, checkpoint_every: int = 200) -> dict:
@@ -223,7 +230,7 @@ def pretrain(config: PretrainConfig, folder: Path, *, checkpoint_every: int = 20
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    first = _load_checkpoint(folder, model, optimizer)
+    first = _load_checkpoint(folder, config, model, optimizer)
     started = time.perf_counter()
     losses: list[float] = []
     for step in tqdm(range(first, config.num_steps), initial=first, total=config.num_steps):
@@ -236,7 +243,7 @@ def pretrain(config: PretrainConfig, folder: Path, *, checkpoint_every: int = 20
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % checkpoint_every == 0:
-            _save_checkpoint(folder, model, optimizer, step + 1)
+            _save_checkpoint(folder, config, model, optimizer, step + 1)
             with (folder / "progress.jsonl").open("a") as file:
                 row = {"step": step + 1, "loss": float(np.mean(losses[-checkpoint_every:]))}
                 file.write(json.dumps(row) + "\n")
@@ -256,6 +263,5 @@ def pretrain(config: PretrainConfig, folder: Path, *, checkpoint_every: int = 20
         "last_part_wall_time_s": round(time.perf_counter() - started, 1),
     }
     _write(folder / "card.json", lambda path: path.write_text(json.dumps(card, indent=2) + "\n"))
-    for leftover in ("checkpoint.safetensors",):
-        (folder / leftover).unlink(missing_ok=True)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return card
