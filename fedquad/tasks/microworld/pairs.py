@@ -50,7 +50,7 @@ def paraphrase_pair(label: int, rng: Random) -> tuple[str, str]:
         if label == 1:
             first, second = ask(fact, rng), ask(fact, rng)
         else:
-            other = apply_some(fact, WEAKEN + DISTURB, rng.choice((1, 1, 1, 2)), rng)
+            other = apply_some(fact, WEAKEN + DISTURB, rng.choice((1, 2, 2, 3)), rng)
             if other.negated or same_meaning(fact, other):
                 continue
             first, second = ask(fact, rng), ask(other, rng)
@@ -89,7 +89,7 @@ def _general_enough(fact: Fact, rng: Random) -> Fact:
 
 
 def answer_pair(label: int, rng: Random) -> tuple[str, str]:
-    """Question and passage of two facts; label 0 where the passage answers it.
+    """Question and passage of one or two facts; label 0 where the passage answers it.
 
     A passage that does not answer still shares words with the question: it
     tells of a disturbed event, or leaves out what was asked for.
@@ -105,11 +105,11 @@ def answer_pair(label: int, rng: Random) -> tuple[str, str]:
             if question.startswith("where") and rng.random() < 0.5:
                 told = Fact(fact.subject, fact.verb, fact.object, None)
             else:
-                told = apply_some(fact, DISTURB, 1, rng)
+                told = apply_some(fact, DISTURB, rng.choice((1, 2, 2)), rng)
                 part_asked_for = _differs_only_in_answer(question, asked, told)
                 if part_asked_for or infer(told, asked) == "entailment":
                     continue
-        facts = [told, other]
+        facts = [told, other] if rng.random() < 0.6 else [told]
         rng.shuffle(facts)
         passage = f" {rng.choice(('and', 'while', 'before'))} ".join(say(f, rng) for f in facts)
         return question, passage
