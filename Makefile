@@ -7,9 +7,9 @@ WORKERS ?= 2
 PYTHON ?= $(eval PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; \
 	echo python3))$(PYTHON)
-# On Linux, PyPI's torch brings gigabytes of CUDA libraries: without a GPU, prefer the CPU build.
-TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null 2>&1 \
-	|| echo https://download.pytorch.org/whl/cpu)
+# An extra index for torch. On Linux, PyPI's torch brings gigabytes of CUDA libraries: without a GPU,
+# name PyTorch's own index of CPU builds here.
+TORCH_INDEX ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -71,6 +71,9 @@ backbone: setup ## Pretrain the embedded encoder again (resumable, hours)
 
 bench: setup ## Measure step times on this machine
 	$(BIN)/fedquad bench
+
+gallery: setup ## Pages made from the committed figures: figures/README.md, the README's claims
+	$(BIN)/fedquad gallery
 
 lock: setup ## Resolve requirements.lock again from pyproject.toml, newest versions
 	$(PIP) install uv

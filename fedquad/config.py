@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -136,7 +137,7 @@ def require_layers(field: str, layers: object, num_layers: int | None = None) ->
         isinstance(layer, int) and not isinstance(layer, bool) for layer in layers
     ):
         raise InputError(field, layers, accepted)
-    ascending = all(a < b for a, b in zip(layers, layers[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(layers))
     in_range = all(layer >= 0 and (num_layers is None or layer < num_layers) for layer in layers)
     if not ascending or not in_range:
         raise InputError(field, layers, accepted)
@@ -293,7 +294,7 @@ PROFILES: dict[str, Profile] = {
             model="embedded",
             tasks=("micro-mnli",),
             seeds=(0,),
-            num_steps=300,
+            num_steps=240,
             batch_size=32,
             max_length=48,
             learning_rate=3e-3,

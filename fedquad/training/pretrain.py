@@ -173,9 +173,7 @@ def _write(path: Path, write) -> None:
     os.replace(temporary, path)
 
 
-def _save_checkpoint(
-    folder: Path, config: PretrainConfig, model, optimizer, step: int
-) -> None:
+def _save_checkpoint(folder: Path, config: PretrainConfig, model, optimizer, step: int) -> None:
     tensors = {f"model.{name}": t.detach().clone() for name, t in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value.clone() for key, value in state.items()}

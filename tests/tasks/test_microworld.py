@@ -86,9 +86,7 @@ def test_labels_agree_with_the_situations_they_speak_of(seed):
     if hypothesis.negated:
         hypothesis = draw_fact(rng, 0.0)
     same_objects = (premise.object is None) == (hypothesis.object is None)
-    outcomes = {
-        same_objects and _holds(hypothesis, _situation(premise, rng)) for _ in range(200)
-    }
+    outcomes = {same_objects and _holds(hypothesis, _situation(premise, rng)) for _ in range(200)}
     label = infer(premise, hypothesis)
     if label == "entailment":
         assert outcomes == {True}
@@ -117,7 +115,9 @@ def test_inference_is_reflexive_and_weakening_follows(seed):
 @given(seeds)
 def test_sentences_use_known_words_and_no_template_leaks(seed):
     text = say(draw_fact(Random(seed)), Random(seed + 1))
-    assert "-" not in text and "None" not in text and "  " not in text
+    assert "-" not in text
+    assert "None" not in text
+    assert "  " not in text
     assert text == text.strip().lower()
 
 
@@ -136,7 +136,8 @@ def test_no_word_of_the_tables_is_left_without_a_meaning():
 def test_tasks_are_balanced_and_evaluation_is_unseen(name):
     task = make_task(name)
     shares = np.bincount(task.eval.labels) / len(task.eval.labels)
-    assert np.ptp(shares) < 0.01 and len(shares) == len(task.label_names)
+    assert np.ptp(shares) < 0.01
+    assert len(shares) == len(task.label_names)
 
     def rows(split):
         return list(zip(split.texts_a, split.texts_b or [None] * len(split), strict=True))

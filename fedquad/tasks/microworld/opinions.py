@@ -67,8 +67,10 @@ def _clause(polarity: int, style: Style, rng: Random) -> str:
         return f"nobody {rng.choice(OPINION_VERBS[1 - polarity])} the {aspect}"
     if form == "expected":
         return f"we expected {with_article(contrary)} {aspect} and were wrong"
-    return f"the {aspect} was better than {contrary}" if polarity else (
-        f"the {aspect} was worse than {contrary}"
+    return (
+        f"the {aspect} was better than {contrary}"
+        if polarity
+        else (f"the {aspect} was worse than {contrary}")
     )
 
 

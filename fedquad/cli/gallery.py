@@ -1,0 +1,18 @@
+"""``fedquad gallery``: the pages that are made from the committed figures."""
+
+from __future__ import annotations
+
+
+def gallery() -> None:
+    """Write figures/README.md and the table of claims in README.md.
+
+    Both are made from the csv files of the committed profiles alone.
+    """
+    from fedquad import paths
+    from fedquad.report.gallery import update_readme, write_gallery
+
+    figures_root = paths.project_root() / "figures"
+    print(write_gallery(figures_root))
+    readme = paths.project_root() / "README.md"
+    update_readme(readme, figures_root)
+    print(readme)

@@ -1,0 +1,200 @@
+"""Every notebook in the smoke profile, from an empty store, and what came out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from fedquad.config import get_profile
+from fedquad.report.claims import VERDICTS, judge
+from fedquad.report.figures import FIGURES, replot
+from fedquad.report.paper import claims
+from fedquad.report.saving import load_figure_csv, read_exact
+from fedquad.reproduce import NOTEBOOKS
+
+pytestmark = pytest.mark.slow
+
+SMOKE = get_profile("smoke")
+ROWS = {
+    "fig01a_communication": 2 * 2,  # tunings, networks
+    "fig01b_memory": 3,
+    "fig01c_latency": 2 * 2,  # tunings, counted and measured
+    "fig02a_layer_position_cost": 5 * 3,  # groups; bytes, FLOPs, seconds
+    "fig02b_layer_position_accuracy": 5 * len(SMOKE.seeds),
+    "fig03a_depth_accuracy": 12 * len(SMOKE.seeds),
+    "fig03b_depth_cost": 12 * 3,
+}
+COSTS = ["fig01c_latency", "fig02a_layer_position_cost", "fig03b_depth_cost"]
+ACCURACIES = ["fig02b_layer_position_accuracy", "fig03a_depth_accuracy"]
+UNITS = {"accounting": "byte", "flops": "flop", "measured": "s"}
+
+
+def reproduce(home, *items):
+    """The command, in another folder than the repository's, with results in ``home``."""
+    return subprocess.run(
+        [sys.executable, "-m", "fedquad", "reproduce", *items, "--profile", "smoke"],
+        env={**os.environ, "FEDQUAD_HOME": str(home)},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, worker_id):
+    """Results of all notebooks, computed once for all processes that run these tests."""
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
+    folder = root / "smoke"
+    with FileLock(root / "smoke.lock"):
+        if not (folder / "log").exists():
+            folder.mkdir()
+            (folder / "log").write_text(reproduce(folder).stderr)
+    return folder
+
+
+@pytest.fixture
+def figures(home):
+    return home / "figures" / "smoke"
+
+
+def test_exactly_the_listed_files_are_there(figures):
+    listed = {name for entry in NOTEBOOKS.values() for name in entry.files}
+    listed |= {f"notebooks/{stem}.ipynb" for stem in NOTEBOOKS}
+    found = {path.relative_to(figures).as_posix() for path in figures.rglob("*") if path.is_file()}
+    assert found == listed
+    assert not [name for name in listed if (figures / name).stat().st_size < 100]
+
+
+def test_a_line_for_each_notebook_and_a_bar_for_the_runs_are_shown(home):
+    log = (home / "log").read_text()
+    for number, stem in enumerate(NOTEBOOKS, start=1):
+        assert f"[{number}/{len(NOTEBOOKS)}] {stem} … " in log
+    assert "fine-tuning: 100%" in log
+    assert "Warning" not in log
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_frames_have_their_rows_and_nothing_infinite(figures, name):
+    frame = load_figure_csv(name, folder=figures)
+    assert len(frame) == ROWS[name]
+    assert (frame["profile"] == "smoke").all()
+    ours = frame.select_dtypes("number")
+    ours = ours[[column for column in ours if not column.startswith("paper")]]
+    assert not np.isinf(ours.to_numpy(float)).any()
+    if name not in COSTS:
+        assert ours.notna().all(axis=None)
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_costs_have_units_and_grow_as_they_must(figures, name):
+    frame = load_figure_csv(name, folder=figures)
+    for source, rows in frame.groupby("source"):
+        assert (rows["unit"] == UNITS[source]).all()
+        assert (rows["total"] > 0).all()
+        assert rows["total"].nunique() == len(rows) or name == "fig02a_layer_position_cost"
+        assert rows["total"].nunique() > 1
+        assert rows["percent"].notna().all()
+    measured = frame[frame["source"] == "measured"]
+    assert (measured["repeats"] == SMOKE.latency_repeats).all()
+    assert (measured["total_low"] <= measured["total"]).all()
+    assert (measured["total"] <= measured["total_high"]).all()
+    if name == "fig03b_depth_cost":
+        for source in ("accounting", "flops"):
+            totals = frame[frame["source"] == source].sort_values("depth")["total"]
+            assert totals.is_monotonic_increasing
+
+
+@pytest.mark.parametrize("name", ACCURACIES)
+def test_accuracies_are_those_of_the_runs(figures, name):
+    frame = load_figure_csv(name, folder=figures)
+    assert (frame["num_eval"] == SMOKE.eval_samples).all()
+    assert frame["accuracy"].between(0, 1).all()
+    assert (frame["steps"] == SMOKE.num_steps).all()
+    assert set(frame["task"]) == set(SMOKE.tasks)
+    assert not frame["from_record"].any()
+    for row in frame.itertuples():
+        correct = np.unpackbits(np.frombuffer(bytes.fromhex(row.correct), np.uint8))
+        assert correct[: row.num_eval].mean() == pytest.approx(row.accuracy)
+
+
+def test_runs_that_train_other_layers_answer_differently(figures):
+    frame = load_figure_csv("fig03a_depth_accuracy", folder=figures)
+    assert frame["correct"].nunique() > 1
+
+
+def test_notebooks_share_their_runs(home, figures):
+    """Depths of a third, two thirds and all layers are groups of Fig. 2."""
+    runs = [path for path in (home / "data" / "runs" / "smoke").glob("micro-*") if path.is_dir()]
+    assert len(runs) == 12 + 2
+    depth = load_figure_csv("fig03a_depth_accuracy", folder=figures).set_index("depth")
+    group = load_figure_csv("fig02b_layer_position_accuracy", folder=figures).set_index("group")
+    for name, layers in (("A", 12), ("MD", 8), ("D", 4)):
+        assert group.loc[name, "correct"] == depth.loc[layers, "correct"]
+
+
+@pytest.mark.parametrize("item", ["fig01", "fig02", "fig03"])
+def test_every_claim_gets_a_verdict(figures, item):
+    table = read_exact(figures / f"claims_{item}.csv")
+    assert list(table["id"]) == [claim.id for claim in claims(item)]
+    assert all(verdict.startswith(VERDICTS) for verdict in table["verdict"])
+    for claim, row in zip(claims(item), table.itertuples(), strict=True):
+        assert np.isfinite(row.reproduced)
+        assert row.low <= row.reproduced <= row.high
+        assert row.verdict.startswith("not attempted") == claim.is_trained
+    pd.testing.assert_frame_equal(table, judge(figures, [item]), check_dtype=False)
+
+
+def test_table_ii_counts_the_tasks(figures):
+    table = read_exact(figures / "tab02_datasets.csv")
+    assert set(table["dataset"]) == {"micro-mnli", "micro-qqp", "micro-qnli", "micro-sst2"}
+    assert (table[["train", "test"]] > 0).all(axis=None)
+    tags = read_exact(figures / "tab_hyperparameters.csv")["tag"]
+    assert set(tags) == {"paper", "inherited", "assumed"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_is_drawn_again_from_its_csv(figures, name):
+    assert replot(name, folder=figures).axes
+
+
+def test_executed_notebooks_show_figures_and_no_progress_bars(figures):
+    for stem, entry in NOTEBOOKS.items():
+        notebook = nbformat.read(figures / "notebooks" / f"{stem}.ipynb", as_version=4)
+        outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
+        pictures = [out for out in outputs if "image/png" in out.get("data", {})]
+        assert len(pictures) == len(entry.figures)
+        assert not [out for out in outputs if out.get("name") == "stderr"]
+
+
+def test_step_times_are_stored_with_their_machine(home):
+    for name in ("fig01c", "fig02a", "fig03b"):
+        path = home / "data" / "runs" / "smoke" / f"latency-{name}.json"
+        assert json.loads(path.read_text())["environment"]["threads"] == 1
+
+
+def test_drawn_again_the_csv_is_the_same_but_for_its_origin(home, tmp_path):
+    shutil.copytree(home, tmp_path / "home")
+    figures = tmp_path / "home" / "figures" / "smoke"
+    names = NOTEBOOKS["02_layer_position"].figures
+    computed = {name: load_figure_csv(name, folder=figures) for name in names}
+    reproduce(tmp_path / "home", "fig02")
+    drawn = {name: (figures / f"{name}.csv").read_bytes() for name in names}
+    for name, before in computed.items():
+        after = load_figure_csv(name, folder=figures)
+        trained = after["source"] == "measured" if "source" in after else slice(None)
+        assert after["from_record"][trained].all()
+        columns = [column for column in before if column != "from_record"]
+        pd.testing.assert_frame_equal(after[columns], before[columns])
+    reproduce(tmp_path / "home", "fig02")
+    assert {name: (figures / f"{name}.csv").read_bytes() for name in names} == drawn
