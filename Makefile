@@ -19,7 +19,7 @@ READY := $(VENV)/.ready-$(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
 FRESH_OPTION = $(if $(filter-out 0,$(FRESH)),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures verify lab test test-slow test-all lint backbone bench lock clean
+.PHONY: help setup figures verify lab test test-slow test-all lint backbone bench gallery lock clean
 
 help: ## Show this list
 	@echo "make TARGET [FIG='fig01 fig02'] [PROFILE=$(PROFILE)] [FRESH=1] [WORKERS=$(WORKERS)] [PYTHON=...]"

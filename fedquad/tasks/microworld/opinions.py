@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
 
 from fedquad.tasks.microworld.lexicon import with_article
@@ -28,33 +27,12 @@ OPINION_VERBS = {
 }
 
 
-@dataclass(frozen=True)
-class Style:
-    """How often each form of a clause and of a review is drawn, as weights."""
-
-    clauses: dict[str, int]
-    reviews: dict[str, int]
-
-
-# The corpus is rich in reversals; the task has as many plain reviews as films get.
-CORPUS = Style(
-    {"plain": 5, "negated": 3, "opinion": 3, "denied": 1, "expected": 2, "compared": 1},
-    {"one": 2, "and": 2, "but": 3, "although": 3, "long": 2},
-)
-TASK = Style(
-    {"plain": 6, "negated": 3, "opinion": 4, "denied": 1, "expected": 1, "compared": 1},
-    {"one": 3, "and": 4, "but": 2, "although": 2, "long": 1},
-)
-
-
-def _drawn(weights: dict[str, int], rng: Random) -> str:
-    return rng.choices(tuple(weights), tuple(weights.values()))[0]
-
-
-def _clause(polarity: int, style: Style, rng: Random) -> str:
+def _clause(polarity: int, rng: Random) -> str:
     """One clause whose attitude is ``polarity``, negated words included."""
     aspect = rng.choice(ASPECTS)
-    form = _drawn(style.clauses, rng)
+    form = rng.choices(
+        ("plain", "negated", "opinion", "denied", "expected", "compared"), (5, 3, 3, 1, 2, 1)
+    )[0]
     word, contrary = rng.choice(WORDS[polarity]), rng.choice(WORDS[1 - polarity])
     degree = rng.choice(DEGREES) + " " if rng.random() < 0.3 else ""
     if form == "plain":
@@ -74,21 +52,21 @@ def _clause(polarity: int, style: Style, rng: Random) -> str:
     )
 
 
-def review(polarity: int, rng: Random, style: Style = TASK) -> str:
+def review(polarity: int, rng: Random) -> str:
     """One to three clauses; a contrast ends with what counts.
 
     In "X but Y" and "although X , Y" the reviewer's attitude is that of Y;
     joined by "and", the clauses agree.
     """
-    form = _drawn(style.reviews, rng)
-    ours = _clause(polarity, style, rng)
+    form = rng.choices(("one", "and", "but", "although", "long"), (2, 2, 3, 3, 2))[0]
+    ours = _clause(polarity, rng)
     if form == "one":
         return ours
     if form == "and":
-        return f"{ours} and {_clause(polarity, style, rng)}"
-    theirs = _clause(1 - polarity, style, rng)
+        return f"{ours} and {_clause(polarity, rng)}"
+    theirs = _clause(1 - polarity, rng)
     if form == "but":
         return f"{theirs} but {ours}"
     if form == "although":
         return f"although {theirs} , {ours}" if rng.random() < 0.5 else f"{ours} although {theirs}"
-    return f"{theirs} and {_clause(1 - polarity, style, rng)} but {ours}"
+    return f"{theirs} and {_clause(1 - polarity, rng)} but {ours}"
