@@ -183,7 +183,8 @@ def _count_step(
     model.to(DTYPES[dtype])
     if trainable_layers is not None:
         set_trainable_layers(model, trainable_layers)
-    with FakeTensorMode() as fake:
+    # Transformers below 5.11 makes its attention masks from real tensors.
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         weights = {name: fake.from_tensor(weight) for name, weight in model.named_parameters()}
         weights |= {name: fake.from_tensor(buffer) for name, buffer in model.named_buffers()}
         saved = SavedBytes(find_layers(model), weights.values())
