@@ -21,7 +21,7 @@ from fedquad.report.paper import claims
 from fedquad.report.saving import load_figure_csv, read_exact
 from fedquad.reproduce import NOTEBOOKS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMOKE = get_profile("smoke")
 ROWS = {
