@@ -9,7 +9,7 @@ def tune(*, profile: str = "reference", workers: int = 2) -> None:
     """Search a profile's learning rate on held-out training rows.
 
     Writes data/learning_rates/PROFILE.csv and prints it. The profile's own
-    rate in fedquad/config.py is the one chosen there.
+    rate in fedquad/config/profiles.py is the one chosen there.
 
     Parameters
     ----------

@@ -46,7 +46,9 @@ def test_a_folder_has_its_own_architecture_and_other_names_are_an_error(checkpoi
         architecture("acme/roberta-base")
 
 
-@pytest.mark.parametrize("name", ["", "no/such/folder", "/nowhere", "./nowhere", "a b", "../no-such-folder"])
+@pytest.mark.parametrize(
+    "name", ["", "no/such/folder", "/nowhere", "./nowhere", "a b", "../no-such-folder"]
+)
 def test_what_is_neither_name_nor_folder_is_refused(name):
     with pytest.raises(InputError, match="embedded, minilm, a folder"):
         find_pretrained(name)

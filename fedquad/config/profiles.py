@@ -1,0 +1,143 @@
+"""The sizes in which everything can be reproduced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedquad.config.validation import InputError, require_choice, require_int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One size of the whole reproduction: which model, which data, how much of it."""
+
+    name: str
+    description: str
+    hardware: str
+    model: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    num_steps: int
+    batch_size: int
+    max_length: int
+    learning_rate: float
+    train_samples: int | None
+    eval_samples: int | None
+    latency_repeats: int
+    committed: bool
+    accounting_model: str = "roberta-base"
+    bottleneck_model: str = "roberta-large"
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke",
+            description="a few steps on the embedded tasks, to see that everything runs",
+            hardware="2 CPU cores",
+            model="embedded",
+            tasks=("micro-mnli",),
+            seeds=(0,),
+            num_steps=16,
+            batch_size=16,
+            max_length=32,
+            learning_rate=5e-3,
+            train_samples=128,
+            eval_samples=64,
+            latency_repeats=2,
+            committed=False,
+        ),
+        Profile(
+            name="embedded",
+            description="the embedded encoder and tasks, computed afresh, one seed",
+            hardware="2 CPU cores",
+            model="embedded",
+            tasks=("micro-mnli",),
+            seeds=(0,),
+            num_steps=240,
+            batch_size=32,
+            max_length=48,
+            learning_rate=3e-3,
+            train_samples=None,
+            eval_samples=1000,
+            latency_repeats=10,
+            committed=False,
+        ),
+        Profile(
+            name="reference",
+            description="the embedded encoder and tasks at full size, three seeds",
+            hardware="2 CPU cores, recorded in each run",
+            model="embedded",
+            tasks=("micro-mnli",),
+            seeds=(0, 1, 2),
+            num_steps=400,
+            batch_size=32,
+            max_length=48,
+            learning_rate=3e-3,
+            train_samples=None,
+            eval_samples=None,
+            latency_repeats=20,
+            committed=True,
+        ),
+        Profile(
+            name="glue",
+            description="real GLUE text with the pretrained 6-layer MiniLM",
+            hardware="2 CPU cores, recorded in each run",
+            model="minilm",
+            tasks=("sst2",),
+            seeds=(0, 1, 2),
+            num_steps=200,
+            batch_size=32,
+            max_length=64,
+            learning_rate=3e-3,
+            train_samples=None,
+            eval_samples=None,
+            latency_repeats=10,
+            committed=True,
+        ),
+        Profile(
+            name="paper",
+            description="RoBERTa-base and full GLUE at the paper's sizes",
+            hardware="one GPU workstation",
+            model="FacebookAI/roberta-base",
+            tasks=("mnli",),
+            seeds=(0, 1, 2),
+            num_steps=12_272,
+            batch_size=32,
+            max_length=128,
+            learning_rate=1e-3,
+            train_samples=None,
+            eval_samples=None,
+            latency_repeats=50,
+            committed=False,
+        ),
+    )
+}
+
+
+def get_profile(
+    name: str, *, task: str | None = None, seeds: Iterable[int] | None = None
+) -> Profile:
+    """The profile of that name, optionally with another task or other seeds.
+
+    Raises
+    ------
+    InputError
+        For an unknown name (the known ones are listed), no seed, or a seed
+        that is no integer >= 0 or comes twice.
+    """
+    require_choice("profile", name, PROFILES)
+    profile = PROFILES[name]
+    if task is not None:
+        profile = dataclasses.replace(profile, tasks=(task,))
+    if seeds is not None:
+        seeds = tuple(seeds)
+        for seed in seeds:
+            require_int("seeds", seed, 0)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise InputError("seeds", seeds, "at least one seed, none twice")
+        profile = dataclasses.replace(profile, seeds=seeds)
+    return profile
