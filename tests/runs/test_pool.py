@@ -38,7 +38,9 @@ def work(item, report):
 
 # A plain script without the `if __name__ == "__main__"` guard that spawn asks for.
 SCRIPT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 print("script runs", flush=True)
 sys.path.insert(0, sys.argv[1])
 from fedquad.runs.pool import run_all
@@ -147,7 +149,7 @@ def test_no_worker_outlives_its_parent(tmp_path, kind):
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
     os.killpg(process.pid, kind) if kind == signal.SIGINT else process.send_signal(kind)
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=120)
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
     assert process.returncode != 0
