@@ -109,8 +109,9 @@ def _kernel_environment() -> Iterator[None]:
     from ipykernel.kernelspec import write_kernel_spec
 
     with tempfile.TemporaryDirectory() as folder:
-        # Else every kernel warns that local connections are not encrypted.
-        quiet = ["--log-level=ERROR"]
+        # Else kernels warn that local connections are not encrypted, and call the interrupt with
+        # which they are shut down an error. Errors of cells come as messages, not as logs.
+        quiet = ["--log-level=CRITICAL"]
         write_kernel_spec(Path(folder, "kernels", "python3"), extra_arguments=quiet)
         searched = [folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]
         changed = {"JUPYTER_PATH": os.pathsep.join(searched), "TQDM_DISABLE": "1"}
