@@ -144,7 +144,6 @@ def test_a_missing_embedded_encoder_names_its_recipe(monkeypatch, tmp_path):
         load_backbone("embedded", num_labels=2, seed=0)
 
 
-@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="`make backbone` has not made the encoder yet")
 def test_the_embedded_encoder_loads_as_it_was_published():
     backbone = load_backbone("embedded", num_labels=3, seed=0)
     assert num_layers(backbone.model) == architecture("embedded").num_hidden_layers == 12
