@@ -12,7 +12,7 @@ from random import Random
 from fedquad.tasks.microworld import lexicon as lex
 from fedquad.tasks.microworld.edits import DISTURB, WEAKEN, apply_some
 from fedquad.tasks.microworld.facts import draw_fact, infer, say
-from fedquad.tasks.microworld.opinions import review
+from fedquad.tasks.microworld.opinions import BALANCED, review
 from fedquad.tasks.microworld.pairs import ask, question_about
 
 # How a second sentence is joined to the first, by what follows from it.
@@ -74,4 +74,5 @@ def passage(rng: Random) -> tuple[str, str | None]:
             return ask(asked, rng), f"yes {say(asked, rng)}"
         return question_about(asked, rng), say(asked, rng)
     polarity = rng.randrange(2)
-    return review(polarity, rng), review(polarity, rng) if rng.random() < 0.7 else None
+    told = review(polarity, rng, BALANCED)
+    return told, review(polarity, rng, BALANCED) if rng.random() < 0.7 else None

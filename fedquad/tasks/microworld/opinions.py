@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
 
 from fedquad.tasks.microworld.lexicon import with_article
@@ -27,12 +28,35 @@ OPINION_VERBS = {
 }
 
 
-def _clause(polarity: int, rng: Random) -> str:
+@dataclass(frozen=True)
+class Mix:
+    """How often each form of a clause, and of a review, is drawn."""
+
+    clauses: dict[str, int]
+    reviews: dict[str, int]
+
+
+# People mostly say what they mean: a bag of words gets 76 % of these reviews right, the rest takes
+# negation and contrast.
+PEOPLE = Mix(
+    clauses={"plain": 10, "negated": 2, "opinion": 6, "denied": 1, "expected": 1, "compared": 2},
+    reviews={"one": 4, "and": 5, "but": 2, "although": 1},
+)
+# For pretraining, where no word may give an attitude away: contrasts and negations everywhere.
+BALANCED = Mix(
+    clauses={"plain": 5, "negated": 3, "opinion": 3, "denied": 1, "expected": 2, "compared": 1},
+    reviews={"one": 2, "and": 2, "but": 3, "although": 3, "long": 2},
+)
+
+
+def _draw(weights: dict[str, int], rng: Random) -> str:
+    return rng.choices(tuple(weights), tuple(weights.values()))[0]
+
+
+def _clause(polarity: int, rng: Random, mix: Mix) -> str:
     """One clause whose attitude is ``polarity``, negated words included."""
     aspect = rng.choice(ASPECTS)
-    form = rng.choices(
-        ("plain", "negated", "opinion", "denied", "expected", "compared"), (5, 3, 3, 1, 2, 1)
-    )[0]
+    form = _draw(mix.clauses, rng)
     word, contrary = rng.choice(WORDS[polarity]), rng.choice(WORDS[1 - polarity])
     degree = rng.choice(DEGREES) + " " if rng.random() < 0.3 else ""
     if form == "plain":
@@ -52,21 +76,21 @@ def _clause(polarity: int, rng: Random) -> str:
     )
 
 
-def review(polarity: int, rng: Random) -> str:
+def review(polarity: int, rng: Random, mix: Mix = PEOPLE) -> str:
     """One to three clauses; a contrast ends with what counts.
 
     In "X but Y" and "although X , Y" the reviewer's attitude is that of Y;
     joined by "and", the clauses agree.
     """
-    form = rng.choices(("one", "and", "but", "although", "long"), (2, 2, 3, 3, 2))[0]
-    ours = _clause(polarity, rng)
+    form = _draw(mix.reviews, rng)
+    ours = _clause(polarity, rng, mix)
     if form == "one":
         return ours
     if form == "and":
-        return f"{ours} and {_clause(polarity, rng)}"
-    theirs = _clause(1 - polarity, rng)
+        return f"{ours} and {_clause(polarity, rng, mix)}"
+    theirs = _clause(1 - polarity, rng, mix)
     if form == "but":
         return f"{theirs} but {ours}"
     if form == "although":
         return f"although {theirs} , {ours}" if rng.random() < 0.5 else f"{ours} although {theirs}"
-    return f"{theirs} and {_clause(1 - polarity, rng)} but {ours}"
+    return f"{theirs} and {_clause(1 - polarity, rng, mix)} but {ours}"
