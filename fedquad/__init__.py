@@ -7,6 +7,13 @@ command line answer without waiting for torch and transformers.
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+
+# In a checkout that is not installed, `fedquad.kernels` and `fedquad.data` stand beside this
+# package; on installing, setuptools' package-dir puts them inside. So a plain copy runs, too.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "kernels" / "__init__.py").is_file() and (_checkout / "pyproject.toml").is_file():
+    __path__.append(str(_checkout))
 
 __version__ = "0.1.0"
 
@@ -17,6 +24,7 @@ _PUBLIC = {
     "LayerConfig": "fedquad.config",
     "Profile": "fedquad.config",
     "get_profile": "fedquad.config",
+    "quantize_activations": "fedquad.model.activation_quantization",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -64,12 +64,15 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Rows of a JSON-lines file, and the byte at which each of them ends.
 
     A last line without its newline was torn by a crash and is left out. Any
-    other line that is not a JSON object raises `CorruptRunError`.
+    other line that is not a JSON object raises `CorruptRunError`, a file that
+    cannot be read `StoreError`.
     """
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return [], []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     rows, ends, end = [], [], 0
     for number, line in enumerate(lines, start=1):
         try:

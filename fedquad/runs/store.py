@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fedquad.config import run_id
-from fedquad.runs.journal import StoreError, guarded_write, read_rows
+from fedquad.runs.journal import StoreError, StoreWriteError, guarded_write, read_rows
 from fedquad.runs.run import Run, StoreMismatchError, read_record, read_results, require_same
 
 
@@ -91,7 +91,13 @@ class RunStore:
         ------
         StoreMismatchError
             If several folders have the id.
+        StoreWriteError
+            If the root, or what it should stand in, is a file.
         """
+        nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not nearest.is_dir():
+            accepted = f"a folder, or nothing yet, for the runs in {self.root}"
+            raise StoreWriteError(f"{nearest} is a file; expected {accepted}")
         key = run_id(settings)
         found = sorted(self.root.glob(f"*-{key}"))
         if len(found) > 1:

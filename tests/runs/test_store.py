@@ -319,5 +319,10 @@ def test_a_full_disk_stops_a_run_with_its_rows_safe(small_disk, fill):
 
 def test_a_file_where_the_store_should_be_is_named(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
-    with pytest.raises(StoreWriteError, match="runs"):
-        RunStore(tmp_path / "runs").open(SETTINGS, SOURCES)
+    for root in (tmp_path / "runs", tmp_path / "runs" / "local"):
+        for use in (
+            RunStore(root).open,
+            lambda settings, _, root=root: RunStore(root).read(settings),
+        ):
+            with pytest.raises(StoreWriteError, match="runs is a file; expected a folder"):
+                use(SETTINGS, SOURCES)
