@@ -151,7 +151,7 @@ FINGERPRINTS = {
     "micro-mnli": "b9097bcfcffcf472",
     "micro-qnli": "272d02fab0360c7e",
     "micro-qqp": "c69cb48bbf998dd7",
-    "micro-sst2": "97330ad16919ea71",
+    "micro-sst2": "e71bad34407d6471",
 }
 
 

@@ -45,7 +45,7 @@ def depth_accuracy(df: pd.DataFrame, ax: Axes | None = None) -> Axes:
     paper_accuracies(ax, stated["depth"], stated["paper_percent"], df["model"].iloc[0])
     _depth_axis(ax)
     ax.set_ylabel("accuracy, %")
-    ax.legend(loc="lower right")
+    ax.legend(loc="best")
     finish(ax)
     return ax
 

@@ -36,11 +36,11 @@ class Mix:
     reviews: dict[str, int]
 
 
-# People mostly say what they mean: a bag of words gets 76 % of these reviews right, the rest takes
-# negation and contrast.
+# People mostly say what they mean: a bag of words gets 72 % of these reviews right, the rest takes
+# negation, contrast and, where a review weighs five things, counting.
 PEOPLE = Mix(
     clauses={"plain": 10, "negated": 2, "opinion": 6, "denied": 1, "expected": 1, "compared": 2},
-    reviews={"one": 4, "and": 5, "but": 2, "although": 1},
+    reviews={"one": 5, "and": 5, "but": 2, "although": 1, "weighed": 3},
 )
 # For pretraining, where no word may give an attitude away: contrasts and negations everywhere.
 BALANCED = Mix(
@@ -77,10 +77,10 @@ def _clause(polarity: int, rng: Random, mix: Mix) -> str:
 
 
 def review(polarity: int, rng: Random, mix: Mix = PEOPLE) -> str:
-    """One to three clauses; a contrast ends with what counts.
+    """One to five clauses; a contrast ends with what counts, a list goes by its majority.
 
     In "X but Y" and "although X , Y" the reviewer's attitude is that of Y;
-    joined by "and", the clauses agree.
+    joined by "and", two clauses agree, and of five three do.
     """
     form = _draw(mix.reviews, rng)
     ours = _clause(polarity, rng, mix)
@@ -93,4 +93,9 @@ def review(polarity: int, rng: Random, mix: Mix = PEOPLE) -> str:
         return f"{theirs} but {ours}"
     if form == "although":
         return f"although {theirs} , {ours}" if rng.random() < 0.5 else f"{ours} although {theirs}"
-    return f"{theirs} and {_clause(1 - polarity, rng, mix)} but {ours}"
+    if form == "long":
+        return f"{theirs} and {_clause(1 - polarity, rng, mix)} but {ours}"
+    clauses = [ours, theirs, *(_clause(attitude, rng, mix) for attitude in (polarity, polarity))]
+    clauses.append(_clause(1 - polarity, rng, mix))
+    rng.shuffle(clauses)
+    return " , ".join(clauses[:-1]) + f" and {clauses[-1]}"
