@@ -11,11 +11,14 @@ import pandas as pd
 
 from fedquad.config import PROFILES, InputError
 from fedquad.report.claims import VERDICTS, judge
+from fedquad.report.claims.evidence import NOT_COMPUTED
 from fedquad.report.figures import FIGURES
 from fedquad.report.tables import markdown
 
 CLAIMS_BEGIN = "<!-- claims:begin -->"
 CLAIMS_END = "<!-- claims:end -->"
+
+_NOT_DRAWN = f"not attempted ({NOT_COMPUTED})"
 
 
 def committed_folders(figures_root: Path) -> dict[str, Path]:
@@ -68,6 +71,7 @@ def _figure_entry(name: str, folder: Path, figure: str) -> str:
 
 
 def _verdict_table(judged: pd.DataFrame) -> str:
+    judged = judged[judged["verdict"] != _NOT_DRAWN]
     return markdown(
         pd.DataFrame(
             {
@@ -121,13 +125,16 @@ def claims_table(folders: dict[str, Path]) -> str:
 
 
 def _verdict_and_value(row: object) -> str:
+    if row.verdict == _NOT_DRAWN:
+        return "–"
     value = _value(row)
     return f"**{row.verdict}**" + (f": {value}" if value else "")
 
 
 def _counts(judged: pd.DataFrame) -> str:
-    """Such as ``12 reproduced, 3 qualitatively``."""
-    counted = Counter(verdict.partition(" (")[0] for verdict in judged["verdict"])
+    """Such as ``12 reproduced, 3 qualitatively``, of the figures that were drawn."""
+    verdicts = judged["verdict"][judged["verdict"] != _NOT_DRAWN]
+    counted = Counter(verdict.partition(" (")[0] for verdict in verdicts)
     return ", ".join(f"{counted[verdict]} {verdict}" for verdict in VERDICTS if counted[verdict])
 
 

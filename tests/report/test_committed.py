@@ -17,8 +17,8 @@ ROOT = paths.checkout_root()
 FOLDERS = committed_folders(ROOT / "figures")
 
 
-def test_the_reference_is_committed():
-    assert "reference" in FOLDERS
+def test_the_embedded_and_the_real_text_are_committed():
+    assert {"reference", "glue", "glue/mnli"} <= set(FOLDERS)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,10 @@ from fedquad.report.saving import load_figure_csv
 Predicate = Callable[["Evidence"], Finding]
 
 
+# Reason of a claim whose figure is not there.
+NOT_COMPUTED = "figure not computed"
+
+
 class Evidence:
     """Frames of the figures in one folder, read once.
 
@@ -39,7 +43,7 @@ class Evidence:
             try:
                 frame = load_figure_csv(figure, folder=self._folder)
             except FileNotFoundError:
-                raise NotAttemptedError("figure not computed") from None
+                raise NotAttemptedError(NOT_COMPUTED) from None
             if self._task is not None:
                 frame = frame[frame["task"] == self._task]
             self._frames[figure] = frame
