@@ -126,7 +126,7 @@ def claims_table(folders: dict[str, Path]) -> str:
 
 def _verdict_and_value(row: object) -> str:
     if row.verdict == _NOT_DRAWN:
-        return "–"
+        return "-"
     value = _value(row)
     return f"**{row.verdict}**" + (f": {value}" if value else "")
 
