@@ -4,6 +4,12 @@ The folder shares its name with a package on PyPI that transformers looks for.
 Whoever has the repository root on ``sys.path`` (a script started there, a
 notebook, pytest) would hand transformers this folder for ``import kernels``.
 Under that name it therefore steps aside, see `_step_aside`.
+
+Functions that are not called as their file are here too, imported on first
+use, so that this package imports neither torch nor triton. The fused
+operations are in `gelu`, `layer_norm`, `softmax` and `attention`, each with a
+function of that name: a package can hold one thing under a name, and holds the
+file.
 """
 
 from __future__ import annotations
@@ -36,3 +42,29 @@ if __name__ == "kernels":
     # on a missing one) and takes a package below its minimum for absent.
     __version__ = "0"
     _step_aside()
+
+
+_PUBLIC = {
+    "dequantize_blocks": "block_quantization",
+    "lora_weight_grad": "lora",
+    "pack_bits": "bit_packing",
+    "quantize_blocks": "block_quantization",
+    "quantized_linear": "lora",
+    "unpack_bits": "bit_packing",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

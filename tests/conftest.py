@@ -12,4 +12,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # CPU results depend on the number of threa
 
 import torch
 
+# Without a GPU, Triton's interpreter runs the kernels; it must be chosen before they are imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 torch.set_num_threads(1)
