@@ -17,7 +17,6 @@ from fedquad.kernels.precision import product_precision
 from fedquad.kernels.reference.attention import attention_backward, attention_forward
 from fedquad.kernels.reference.blocks import dequantize_blocks
 from fedquad.kernels.reference.dropout import dropout_keep
-from fedquad.kernels.reference.philox import uniform
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
