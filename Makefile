@@ -16,10 +16,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Named after this folder: an environment that was moved or copied is made anew.
 READY := $(VENV)/.ready-$(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
+# For the GPU: this environment if it is there, else any Python that has torch and transformers.
+BENCH_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 FRESH_OPTION = $(if $(filter-out 0,$(FRESH)),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures verify lab test test-slow test-all lint backbone bench gallery lock clean
+.PHONY: help setup figures verify lab test test-slow test-all lint backbone bench bench-gpu gallery lock clean
 
 help: ## Show this list
 	@echo "make TARGET [FIG='fig01 fig02'] [PROFILE=$(PROFILE)] [FRESH=1] [WORKERS=$(WORKERS)] [PYTHON=...]"
@@ -69,8 +71,13 @@ lint: setup ## Style
 backbone: setup ## Pretrain the embedded encoder again (resumable, hours)
 	$(BIN)/fedquad pretrain
 
-bench: setup ## Measure step times on this machine
-	$(BIN)/fedquad bench
+bench: setup ## Time kernels, a layer and small models on this CPU: data/benchmarks/
+	$(BIN)/python -m fedquad.benchmarks all
+	$(BIN)/python -m fedquad.benchmarks report
+
+bench-gpu: ## The same on a GPU with the paper's models; the Python that has torch, nothing installed
+	$(BENCH_PYTHON) -m fedquad.benchmarks all --torch-device cuda $(BENCH)
+	$(BENCH_PYTHON) -m fedquad.benchmarks report
 
 gallery: setup ## Pages made from the committed figures: figures/README.md, the README's claims
 	$(BIN)/fedquad gallery

@@ -97,6 +97,30 @@ NOTEBOOKS: dict[str, Notebook] = {
         latencies=partial(_planned, "latencies", "fig03_latencies"),
         minutes={"smoke": 0.5, "embedded": 4, "reference": 60, "glue": 60},
     ),
+    "04_quantization_synergy": Notebook(
+        items=("fig04",),
+        figures=(
+            "fig04a_quantization_memory",
+            "fig04a_quantization_accuracy",
+            "fig04b_synergy_accuracy",
+            "fig04b_synergy_cost",
+        ),
+        tables=("tab_fig04_checkpointing", "claims_fig04"),
+        runs=partial(_planned, "plans", "fig04_configs"),
+        latencies=partial(_planned, "latencies", "fig04_latencies"),
+        minutes={"smoke": 2, "embedded": 4, "reference": 45, "glue": 60},
+    ),
+    "walkthrough_activation_quantization": Notebook(
+        items=("walkthrough_quantization",),
+        figures=(
+            "walkthrough_kept_bytes",
+            "walkthrough_heat_map",
+            "walkthrough_rounding_error",
+            "walkthrough_block_size",
+            "walkthrough_gradient_error",
+        ),
+        minutes={"smoke": 0.5, "embedded": 0.5, "reference": 0.5, "glue": 1},
+    ),
 }
 
 

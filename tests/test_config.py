@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedquad import paths
 from fedquad.config import (
     PROFILES,
     Assignment,
@@ -21,6 +22,7 @@ from fedquad.config import (
     run_id,
     settings_of,
 )
+from fedquad.runs.verify import config_of
 
 layer_sets = st.sets(st.integers(0, 23), min_size=1).map(lambda layers: tuple(sorted(layers)))
 counts = st.integers(1, 10_000)
@@ -40,8 +42,24 @@ FIELD_VALUES = {
     "evaluate_every": counts,
     "evaluate_on": st.sampled_from(["eval", "holdout"]),
     "seed": st.integers(0, 2**31),
+    "quantized_layers": st.just(()) | layer_sets,
+    "activation_bits": st.sampled_from([8, 4]),
 }
-configs = st.builds(FineTuneConfig, **FIELD_VALUES)
+
+
+@st.composite
+def fine_tuning(draw):
+    """Any configuration: with quantized layers, if they are not below the lowest trained one."""
+    values = {name: draw(strategy) for name, strategy in FIELD_VALUES.items()}
+    if values["tuning"] == "lora" and values["trainable_layers"] is not None:
+        lowest = values["trainable_layers"][0]
+        values["quantized_layers"] = tuple(q for q in values["quantized_layers"] if q >= lowest)
+    if not values["quantized_layers"]:
+        values["activation_bits"] = 8
+    return FineTuneConfig(**values)
+
+
+configs = fine_tuning()
 
 
 def test_every_field_has_a_strategy():
@@ -63,7 +81,10 @@ def test_the_id_changes_with_each_field_and_only_then(config, data):
     assert run_id(settings_of(same)) == run_id(settings_of(config))
     for field, values in FIELD_VALUES.items():
         value = data.draw(values, label=field)
-        other = dataclasses.replace(config, **{field: value})
+        try:
+            other = dataclasses.replace(config, **{field: value})
+        except InputError:
+            continue  # does not go together with the quantized layers
         changed = run_id(settings_of(other)) != run_id(settings_of(config))
         assert changed == (value != getattr(config, field))
 
@@ -119,6 +140,15 @@ def test_the_id_distinguishes_kinds_of_experiment():
         ("trainable_layers", (0, 0)),
         ("trainable_layers", (-1, 0)),
         ("trainable_layers", (0.0,)),
+        ("quantized_layers", [0, 1]),
+        ("quantized_layers", (1, 0)),
+        ("quantized_layers", (0, 0)),
+        ("quantized_layers", (-1,)),
+        ("quantized_layers", None),
+        ("activation_bits", 2),
+        ("activation_bits", 8.0),
+        ("activation_bits", "8"),
+        ("activation_bits", 4),  # of nothing
     ],
 )
 def test_a_bad_setting_names_the_field_the_value_and_what_is_accepted(field, value):
@@ -127,6 +157,40 @@ def test_a_bad_setting_names_the_field_the_value_and_what_is_accepted(field, val
     assert error.value.field == field
     assert repr(value) in str(error.value)
     assert error.value.accepted in str(error.value)
+
+
+def test_layers_below_the_lowest_trained_one_have_nothing_to_quantize():
+    with pytest.raises(InputError, match=r"quantized_layers = \(7, 8\) .* from 8") as error:
+        FineTuneConfig(trainable_layers=(8, 9, 10, 11), quantized_layers=(7, 8))
+    assert error.value.field == "quantized_layers"
+    FineTuneConfig(trainable_layers=(8, 11), quantized_layers=(9,))
+    for tuning in ("lora", "full"):
+        FineTuneConfig(tuning=tuning, quantized_layers=(0, 1), activation_bits=4)
+
+
+RECORDS = sorted((paths.package_data() / "runs" / "reference").glob("*/config.json"))
+
+
+def test_records_made_before_quantization_keep_their_ids():
+    """Settings that were added later are no part of an id while they have their default."""
+    old = [path for path in RECORDS if '"quantized_layers"' not in path.read_text()]
+    assert len(old) >= 50
+    for path in old:
+        recorded = json.loads(path.read_text())["settings"]
+        assert path.parent.name.endswith(run_id(recorded))
+        again = config_of(recorded)
+        assert (again.quantized_layers, again.activation_bits) == ((), 8)
+        named = {name: recorded[name] for name in ("task", "model")}
+        assert settings_of(again) | named == recorded
+
+
+def test_what_was_added_later_is_in_the_settings_as_soon_as_it_is_used():
+    plain = settings_of(FineTuneConfig())
+    assert not {"quantized_layers", "activation_bits"} & set(plain)
+    quantized = settings_of(FineTuneConfig(quantized_layers=(0, 1)))
+    assert quantized == plain | {"quantized_layers": [0, 1]}
+    four = settings_of(FineTuneConfig(quantized_layers=(0, 1), activation_bits=4))
+    assert four == quantized | {"activation_bits": 4}
 
 
 @given(num_layers=st.integers(1, 24), data=st.data())

@@ -23,6 +23,7 @@ def bench(
 
     Weights and tokens are random, so no checkpoint is needed. The settings are
     run in turn, so that a slow moment of the machine falls on all of them.
+    Kernels, quantized and checkpointed steps: `python -m fedquad.benchmarks`.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import lru_cache
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -12,7 +13,9 @@ from fedquad.cli.options import ALL_LAYERS, LayerChoice, options_from, print_jso
 from fedquad.config import FineTuneConfig
 
 FineTuneOptions = options_from(
-    FineTuneConfig, "FineTuneOptions", without=("tuning", "trainable_layers")
+    FineTuneConfig,
+    "FineTuneOptions",
+    without=("tuning", "trainable_layers", "quantized_layers"),
 )
 _DEFAULTS = FineTuneOptions()
 # The paper counts steps and rows; "num" is a word of the code.
@@ -45,9 +48,12 @@ def finetune(
     from fedquad.runs.finetune import load_or_run, run_settings
     from fedquad.runs.store import RunStore
 
-    layers = choice.trainable_layers(lambda: _num_layers(options.model))
+    count_layers = lru_cache(lambda: _num_layers(options.model))
     config = FineTuneConfig(
-        **dataclasses.asdict(options), tuning=choice.tuning, trainable_layers=layers
+        **dataclasses.asdict(options),
+        tuning=choice.tuning,
+        trainable_layers=choice.trainable_layers(count_layers),
+        quantized_layers=choice.quantized_layers(count_layers),
     )
     store = RunStore(paths.runs_dir("local"))
     [result] = load_or_run([config], store, workers=1, fresh=fresh)

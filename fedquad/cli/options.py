@@ -14,7 +14,7 @@ from fedquad.config import InputError, LayerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChoice:
-    """Which layers are trained: LoRA on all of them unless one of these says otherwise.
+    """Which layers are trained and quantized: LoRA on all, none quantized, unless one says so.
 
     Parameters
     ----------
@@ -24,11 +24,15 @@ class LayerChoice:
         LoRA on these layers, counted from 0 at the input: "0-3" or "0-3,8".
     full : bool
         Full fine-tuning: every weight.
+    quantized : int
+        Quantized layers a: so many, counted from the lowest trained one, keep
+        their activations as quantized blocks. The output layer never does.
     """
 
     depth: int | None = None
     layers: str | None = None
     full: bool = False
+    quantized: int = 0
 
     def __post_init__(self) -> None:
         chosen = [self.depth is not None, self.layers is not None, self.full]
@@ -65,13 +69,42 @@ class LayerChoice:
             return parse_layers(self.layers, count_layers())
         return None
 
+    def quantized_layers(self, count_layers: Callable[[], int]) -> tuple[int, ...]:
+        """The quantized layers, ascending, from the lowest trained one upward.
+
+        Parameters
+        ----------
+        count_layers : callable
+            As for `trainable_layers`.
+
+        Raises
+        ------
+        InputError
+            For more layers than lie between the lowest trained one and the output layer.
+        """
+        if self.quantized == 0:
+            return ()
+        num_layers = count_layers()
+        lowest = (self.trainable_layers(lambda: num_layers) or (0,))[0]
+        top = num_layers - 1 - lowest
+        if not 0 < self.quantized <= top:
+            accepted = f"an integer from 0 to {top}, from layer {lowest} to below the output layer"
+            raise InputError("quantized", self.quantized, accepted)
+        return tuple(range(lowest, lowest + self.quantized))
+
     def describe(self) -> str:
         """The choice in words."""
         if self.full:
-            return "full fine-tuning"
-        if self.depth is not None:
-            return f"LoRA depth {self.depth}"
-        return f"LoRA on {'all layers' if self.layers is None else f'layers {self.layers}'}"
+            trained = "full fine-tuning"
+        elif self.depth is not None:
+            trained = f"LoRA depth {self.depth}"
+        else:
+            which = "all layers" if self.layers is None else f"layers {self.layers}"
+            trained = f"LoRA on {which}"
+        if self.quantized == 0:
+            return trained
+        layers = "layer" if self.quantized == 1 else "layers"
+        return f"{trained}, {self.quantized} {layers} quantized"
 
 
 ALL_LAYERS = LayerChoice()

@@ -27,6 +27,8 @@ class Profile:
     eval_samples: int | None
     latency_repeats: int
     committed: bool
+    # Fig. 4(a): how many thirds of the layers are quantized at full depth; 3: all but the last.
+    quantized_thirds: tuple[int, ...] = (0, 1, 2, 3)
     accounting_model: str = "roberta-base"
     bottleneck_model: str = "roberta-large"
 
@@ -49,6 +51,7 @@ PROFILES: dict[str, Profile] = {
             eval_samples=64,
             latency_repeats=2,
             committed=False,
+            quantized_thirds=(0, 2),
         ),
         Profile(
             name="embedded",
@@ -65,6 +68,7 @@ PROFILES: dict[str, Profile] = {
             eval_samples=1000,
             latency_repeats=10,
             committed=False,
+            quantized_thirds=(0, 2),
         ),
         Profile(
             name="reference",
@@ -97,6 +101,7 @@ PROFILES: dict[str, Profile] = {
             eval_samples=None,
             latency_repeats=10,
             committed=True,
+            quantized_thirds=(0, 2, 3),
         ),
         Profile(
             name="paper",

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, nullcontext
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig
 
 from fedquad.config import require_choice, require_int
+from fedquad.cost.live_bytes import LiveBytes
+from fedquad.cost.memory_saving import (
+    checked_checkpointing,
+    checked_quantized_layers,
+    checkpoint_layers,
+)
 from fedquad.cost.random_model import (
     ATTENTIONS,
     Shape,
@@ -19,88 +27,16 @@ from fedquad.cost.random_model import (
     checked_layers,
     random_batch,
 )
+from fedquad.cost.step_bytes import StepCost
 from fedquad.cost.tracing import CudaSemantics, SavedBytes, StepMeter
+from fedquad.model.activation_quantization import QuantizationSettings, quantize_activations
 from fedquad.model.backbone import find_layers
 from fedquad.model.lora import set_trainable_layers, trainable_parameters
 
+__all__ = ["DTYPES", "StepCost", "step_cost"]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ADAMW_BYTES_PER_PARAMETER = 2 * 4  # exp_avg and exp_avg_sq in fp32
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepCost:
-    """Bytes and FLOPs of one training step (forward, loss, backward) of a model.
-
-    Attributes
-    ----------
-    weight_bytes : int
-        All parameters and buffers that are loaded, with LoRA also peft's frozen
-        copy of the head.
-    gradient_bytes : int
-        One gradient, in the parameter's type, for every trainable parameter.
-    optimizer_bytes : int
-        AdamW's two moments of every trainable parameter, in fp32 for any
-        ``dtype`` (`torch.optim.AdamW` on bf16 parameters would keep half).
-    activation_bytes_by_layer : tuple of int, length L
-        What each transformer layer keeps for backward. A tensor that several
-        operations keep counts once, for the first layer that keeps it: the input
-        of a layer belongs to that layer.
-    activation_bytes_outside_layers : int
-        What embeddings, head and loss keep.
-    forward_flops, backward_flops : int
-        Matrix products and attention, a multiply-add as two, by PyTorch's own
-        counter. Backward follows autograd: no gradient of a frozen weight, nothing
-        below the lowest trainable layer.
-    operand_bytes : int
-        Input and output bytes of all operations of forward and backward that
-        read or write memory (views do not); FLOPs over these bytes is the
-        arithmetic intensity of the roofline model.
-    parameters, trainable_parameters : int
-        Of the model as loaded, and those with a gradient.
-    """
-
-    weight_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    activation_bytes_by_layer: tuple[int, ...]
-    activation_bytes_outside_layers: int
-    forward_flops: int
-    backward_flops: int
-    operand_bytes: int
-    parameters: int
-    trainable_parameters: int
-
-    @property
-    def activation_bytes(self) -> int:
-        """Everything autograd keeps from forward to backward, weights left out."""
-        return sum(self.activation_bytes_by_layer) + self.activation_bytes_outside_layers
-
-    @property
-    def total_bytes(self) -> int:
-        """Weights, gradients, optimizer and activations."""
-        states = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
-        return states + self.activation_bytes
-
-    @property
-    def activation_share(self) -> float:
-        """Activations as a fraction of `total_bytes`."""
-        return self.activation_bytes / self.total_bytes
-
-    @property
-    def total_flops(self) -> int:
-        """Forward and backward."""
-        return self.forward_flops + self.backward_flops
-
-    @property
-    def arithmetic_intensity(self) -> float:
-        """FLOPs per byte moved, I of the roofline throughput model."""
-        return self.total_flops / self.operand_bytes
-
-    def summary(self) -> dict[str, int | float | list[int]]:
-        """All fields and sums as plain JSON values."""
-        sums = ("activation_bytes", "total_bytes", "activation_share", "total_flops")
-        values = {**asdict(self), **{name: getattr(self, name) for name in sums}}
-        return json.loads(json.dumps(values))
 
 
 def step_cost(
@@ -114,6 +50,10 @@ def step_cost(
     dtype: str = "float32",
     attention: str = "eager",
     num_labels: int = 3,
+    quantized_layers: tuple[int, ...] = (),
+    activation_bits: int = 8,
+    block_size: int = 32,
+    checkpointing: bool | tuple[int, ...] = False,
 ) -> StepCost:
     """Price one training step of a real architecture at any size, in a second or two.
 
@@ -121,8 +61,8 @@ def step_cost(
     mode on fake tensors that keep what CUDA keeps
     (`fedquad.cost.tracing.CudaSemantics`), under saved-tensor hooks. Every storage
     that autograd keeps is counted once; weights are left out, whatever view or
-    transpose of them is kept. Temporaries that die before backward, the
-    allocator's rounding and the CUDA context are not counted.
+    transpose of them is kept. Temporaries that die before backward count in the
+    peak only; the allocator's rounding and the CUDA context are not counted.
 
     Parameters
     ----------
@@ -145,6 +85,15 @@ def step_cost(
         a mask, which the flash kernel does not take, and fp32 neither.
     num_labels : int
         Classes of the head.
+    quantized_layers : tuple of int
+        Layers from the lowest trained one upward that keep their activations as
+        blocks of integers, through the saved-tensor hooks of
+        `fedquad.model.activation_quantization`; never the output layer.
+    activation_bits, block_size : int
+        Of the quantized activations.
+    checkpointing : bool or tuple of int
+        Keep only the input of every layer (or of these), and run it again in
+        backward, as `torch.utils.checkpoint` does. Its operations count twice.
 
     Returns
     -------
@@ -162,9 +111,23 @@ def step_cost(
     require_choice("dtype", dtype, DTYPES)
     require_choice("attention", attention, ATTENTIONS)
     require_int("lora_rank", lora_rank, 1)
+    num_layers = config.num_hidden_layers
+    saving = _Saving(
+        checked_quantized_layers(quantized_layers, layers, num_layers),
+        QuantizationSettings(bits=activation_bits, block_size=block_size),
+        checked_checkpointing(checkpointing, quantized_layers, layers, num_layers),
+    )
     # Cached by content, not by name: a folder's config.json may change.
     config_json = config.to_json_string(use_diff=False)
-    return _count_step(config_json, shape, layers, lora_rank, dtype, attention)
+    return _count_step(config_json, shape, layers, lora_rank, dtype, attention, saving)
+
+
+class _Saving(NamedTuple):
+    """What makes layers keep less."""
+
+    quantized_layers: tuple[int, ...]
+    settings: QuantizationSettings
+    checkpointed_layers: tuple[int, ...]
 
 
 @lru_cache(maxsize=512)
@@ -175,6 +138,7 @@ def _count_step(
     lora_rank: int,
     dtype: str,
     attention: str,
+    saving: _Saving,
 ) -> StepCost:
     config = AutoConfig.for_model(**json.loads(config_json))
     tuning = "full" if trainable_layers is None else "lora"
@@ -184,19 +148,21 @@ def _count_step(
     if trainable_layers is not None:
         set_trainable_layers(model, trainable_layers)
     # Transformers below 5.11 makes its attention masks from real tensors.
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        weights = {name: fake.from_tensor(weight) for name, weight in model.named_parameters()}
-        weights |= {name: fake.from_tensor(buffer) for name, buffer in model.named_buffers()}
-        saved = SavedBytes(find_layers(model), weights.values())
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, ExitStack() as savings:
+        _make_fake(model, fake)
+        weights = [*model.parameters(), *model.buffers()]
         batch = random_batch(config, shape, torch_device="meta")
-        with StepMeter() as forward, CudaSemantics(), saved:
-            loss = torch.func.functional_call(model, weights, kwargs=batch).loss
-        with StepMeter() as backward:
+        _apply(saving, model, savings)
+        live = LiveBytes([*weights, *batch.values()])
+        saved = SavedBytes(find_layers(model), weights)
+        with live, StepMeter() as forward, CudaSemantics(), saved:
+            loss = model(**batch).loss
+        with live, StepMeter() as backward:
             loss.backward()
     trainable = trainable_parameters(model).values()
     num_trainable = sum(weight.numel() for weight in trainable)
     return StepCost(
-        weight_bytes=sum(weight.nbytes for weight in weights.values()),
+        weight_bytes=sum(weight.nbytes for weight in weights),
         gradient_bytes=sum(weight.nbytes for weight in trainable),
         optimizer_bytes=num_trainable * _ADAMW_BYTES_PER_PARAMETER,
         activation_bytes_by_layer=tuple(saved.by_layer),
@@ -206,4 +172,39 @@ def _count_step(
         operand_bytes=forward.operand_bytes + backward.operand_bytes,
         parameters=sum(weight.numel() for weight in model.parameters()),
         trainable_parameters=num_trainable,
+        peak_step_bytes=live.peak,
     )
+
+
+def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Put fake tensors in the place of all weights, in the modules themselves.
+
+    `torch.func.functional_call` would do for the forward, but the
+    recomputation of a checkpointed layer comes after it has ended.
+    """
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = fake.from_tensor(tensor)
+
+
+def _apply(saving: _Saving, model: nn.Module, until: ExitStack) -> None:
+    layers = find_layers(model)
+    if saving.quantized_layers:
+        quantizer = quantize_activations(
+            model,
+            saving.quantized_layers,
+            bits=saving.settings.bits,
+            block_size=saving.settings.block_size,
+            path="hooks",
+        )
+        until.enter_context(quantizer)
+    # A recomputation must keep what the forward kept. The state of the random generator is
+    # nothing that fake tensors have.
+    checkpointed = checkpoint_layers(
+        (layers[idx] for idx in saving.checkpointed_layers),
+        context_fn=lambda: (nullcontext(), CudaSemantics()),
+        preserve_rng_state=False,
+    )
+    until.enter_context(checkpointed)

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
 from fedquad.config import InputError, require_choice, require_int
-from fedquad.cost.random_model import (
-    Shape,
-    build_model,
-    checked_config,
-    checked_layers,
-    random_batch,
-)
-from fedquad.model.lora import set_trainable_layers, trainable_parameters
+from fedquad.cost.random_model import Shape, build_model, checked_config, random_batch
+from fedquad.cost.step_setting import SettableModel, StepSetting, as_setting
+from fedquad.model.lora import trainable_parameters
+
+__all__ = ["PHASES", "StepLatency", "StepSetting", "checked_device", "measure_steps"]
 
 PHASES = ("forward", "backward", "optimizer", "step")
-Setting = tuple[str, tuple[int, ...] | None]  # tuning and trainable layers, as in `step_cost`
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepLatency:
-    """Times of one setting's steps, one value a repeat.
+class StepLatency(StepSetting):
+    """A setting with the times of its steps, one value a repeat.
 
     Attributes
     ----------
-    tuning : {"lora", "full"}
-    trainable_layers : tuple of int or None
-        None for full fine-tuning.
     forward_s, backward_s, optimizer_s, step_s : tuple of float
         Forward with the loss, backward, AdamW with the clearing of gradients, and
         all of it.
@@ -40,8 +35,6 @@ class StepLatency:
         Of PyTorch on the CPU.
     """
 
-    tuning: str
-    trainable_layers: tuple[int, ...] | None
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
     optimizer_s: tuple[float, ...]
@@ -66,7 +59,7 @@ class StepLatency:
 
 def measure_steps(
     model: str,
-    settings: list[Setting],
+    settings: Sequence[StepSetting | tuple],
     *,
     batch_size: int = 32,
     length: int = 128,
@@ -89,8 +82,10 @@ def measure_steps(
     ----------
     model : str
         As in `fedquad.cost.accounting.step_cost`.
-    settings : list of (tuning, trainable_layers)
-        ``("full", None)``, ``("lora", None)`` for all layers, ``("lora", (8, 9, 10, 11))``.
+    settings : list of StepSetting or (tuning, trainable_layers)
+        ``("full", None)``, ``("lora", None)`` for all layers, ``("lora", (8, 9, 10, 11))``,
+        ``StepSetting("lora", None, quantized_layers=(0, 1))``. Settings that differ
+        in layers only take turns on one model.
     repeats, warmup : int
         Measured and unmeasured rounds over all settings.
     torch_device : str
@@ -99,7 +94,7 @@ def measure_steps(
     Returns
     -------
     list of StepLatency
-        In the order of ``settings``.
+        In the order of ``settings``, with their layers spelled out.
 
     Raises
     ------
@@ -114,19 +109,21 @@ def measure_steps(
     require_int("seed", seed, 0)
     if not settings:
         raise InputError("settings", settings, "at least one (tuning, trainable_layers)")
-    wanted = [
-        (tuning, checked_layers(tuning, layers, config.num_hidden_layers))
-        for tuning, layers in settings
-    ]
-    device = _checked_device(torch_device)
-    with torch.random.fork_rng(devices=_cuda_devices(device)), device:
-        torch.manual_seed(seed)
-        models = {
-            tuning: build_model(config, tuning=tuning, lora_rank=lora_rank, attention=attention)
-            for tuning in sorted({tuning for tuning, _ in wanted})
-        }
-        steps = [_Step(models[tuning], layers) for tuning, layers in wanted]
-        times: list[list[tuple[float, ...]]] = [[] for _ in steps]
+    wanted = [as_setting(setting).checked(config.num_hidden_layers) for setting in settings]
+    device = checked_device(torch_device)
+    times: list[list[tuple[float, ...]]] = [[] for _ in wanted]
+    with ExitStack() as until, torch.random.fork_rng(devices=_cuda_devices(device)):
+        variants: dict[tuple, SettableModel] = {}
+        for setting in wanted:
+            if setting.variant not in variants:
+                torch.manual_seed(seed)
+                with device:  # for the weights only: it slows every operation down a little
+                    network = build_model(
+                        config, tuning=setting.tuning, lora_rank=lora_rank, attention=attention
+                    )
+                variants[setting.variant] = SettableModel(network, setting)
+                until.callback(variants[setting.variant].close)
+        steps = [_Step(variants[setting.variant], setting) for setting in wanted]
         for repeat in range(warmup + repeats):
             batch = random_batch(config, shape, torch_device=str(device))
             for idx, step in enumerate(steps):
@@ -136,8 +133,7 @@ def measure_steps(
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return [
         StepLatency(
-            tuning=tuning,
-            trainable_layers=layers,
+            **asdict(setting),
             **{
                 f"{phase}_s": column
                 for phase, column in zip(PHASES, zip(*rows, strict=True), strict=True)
@@ -145,28 +141,24 @@ def measure_steps(
             torch_device=machine,
             num_threads=torch.get_num_threads(),
         )
-        for (tuning, layers), rows in zip(wanted, times, strict=True)
+        for setting, rows in zip(wanted, times, strict=True)
     ]
 
 
 class _Step:
-    """One setting's step on a model that settings of the same tuning share."""
+    """One setting's step on a model that settings of the same variant share."""
 
-    def __init__(self, model: torch.nn.Module, layers: tuple[int, ...] | None) -> None:
-        self._model, self._layers = model, layers
-        self._select_layers()
-        weights = trainable_parameters(model).values()
+    def __init__(self, model: SettableModel, setting: StepSetting) -> None:
+        self._model, self._setting = model, setting
+        model.select(setting)
+        weights = trainable_parameters(model.model).values()
         self._optimizer = torch.optim.AdamW(weights, lr=1e-5, weight_decay=0.0)
-
-    def _select_layers(self) -> None:
-        if self._layers is not None:
-            set_trainable_layers(self._model, self._layers)
 
     def run(self, batch: dict, device: torch.device) -> tuple[float, ...]:
         """Seconds of forward, backward, optimizer and all three."""
-        self._select_layers()
+        self._model.select(self._setting)
         marks = [_now(device)]
-        loss = self._model(**batch).loss
+        loss = self._model.loss(batch)
         marks.append(_now(device))
         loss.backward()
         marks.append(_now(device))
@@ -182,7 +174,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _checked_device(name: str) -> torch.device:
+def checked_device(name: str) -> torch.device:
+    """The device of this name; `InputError` where it is not there."""
     accepted = "cpu, or cuda where a GPU is found"
     try:
         device = torch.device(name)

@@ -52,6 +52,7 @@ class SavedBytes:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._seen.clear()  # backward may release them
 
     def _entering(self, idx: int | None):
         def hook(*_) -> None:

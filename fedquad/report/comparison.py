@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedquad.config import require_choice
-from fedquad.report.claims import fig01, fig02, fig03
+from fedquad.report.claims import checkpointing, fig01, fig02, fig03, fig04
 from fedquad.report.claims.evidence import Evidence, line_fit, total_of
 from fedquad.report.claims.verdict import NotAttemptedError
 from fedquad.report.intervals import Estimate
@@ -75,7 +75,32 @@ def _gain_per_layer(evidence: Evidence) -> Estimate:
     return bootstrap.contrast({two_thirds: 1 / (two_thirds - 1), 1: -1 / (two_thirds - 1)})
 
 
-ITEMS = ("fig01", "fig02", "fig03")
+def _added_time(method: str) -> Reproduction:
+    def reproduce(evidence: Evidence) -> Estimate:
+        return checkpointing.added_time(
+            evidence, method, on_gpu=checkpointing.papers_machine(evidence)
+        )
+
+    return reproduce
+
+
+def _point_accuracy(position: int) -> Reproduction:
+    return lambda evidence: fig04.synergy(evidence)[0].estimate(position)
+
+
+def _point_ms(position: int) -> Reproduction:
+    def reproduce(evidence: Evidence) -> Estimate:
+        rows = _measured(evidence, fig04.SYNERGY_COST)
+        return Estimate.exact(1e3 * total_of(rows, "position", position), "ms")
+
+    return reproduce
+
+
+def _second_gain(evidence: Evidence) -> Estimate:
+    return fig04.synergy(evidence)[0].contrast({2: 1, 1: -1})
+
+
+ITEMS = ("fig01", "fig02", "fig03", "fig04")
 # id of the paper's number -> ours
 REPRODUCTIONS: dict[str, Reproduction] = {
     "fig01a-comm-3g": _share("3G"),
@@ -98,9 +123,27 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "fig03-gain-1-8": _of_claim(fig03.accuracy_rises),
     "fig03-gain-8-12": _last_gain,
     "fig03-gain-per-layer": _gain_per_layer,
+    "ckpt-latency": _added_time("checkpointing"),
+    "quant-latency": _added_time("quantization"),
+    "fig04a-mem-cut": _of_claim(fig04.memory_cut),
+    "fig04a-acc-gain-8": _of_claim(fig04.accuracy_gains),
+    "fig04b-acc-5-0": _point_accuracy(0),
+    "fig04b-acc-8-5": _point_accuracy(1),
+    "fig04b-gain-8-5": _of_claim(fig04.synergy_gains),
+    "fig04b-gain-10-9": _second_gain,
+    "fig04b-lat-8-5": _point_ms(1),
+    "fig04b-lat-10-9": _point_ms(2),
+    "fig04b-lat-8-5-to-10-9": _of_claim(fig04.synergy_latency),
 }
 # Beginning of the ids of trained numbers -> figure; its first task stands beside the paper's MNLI.
-_TRAINED = {"fig02b": fig02.ACCURACY, "fig03-gain": fig03.ACCURACY}
+_TRAINED = {
+    "fig02b": fig02.ACCURACY,
+    "fig03-gain": fig03.ACCURACY,
+    "fig04a-acc": fig04.ACCURACY,
+    "fig04b-acc": fig04.SYNERGY_ACCURACY,
+    "fig04b-gain": fig04.SYNERGY_ACCURACY,
+}
+_TIMED = ("ckpt-latency", "quant-latency")
 
 
 def comparison_table(item: str, folder: str | Path) -> pd.DataFrame:
@@ -109,7 +152,7 @@ def comparison_table(item: str, folder: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     item : str
-        ``fig01``, ``fig02`` or ``fig03``.
+        ``fig01``, ``fig02``, ``fig03`` or ``fig04``.
     folder : str or Path
         Folder of one profile's figures.
 
@@ -156,6 +199,10 @@ def _comparable(number: Reported, evidence: Evidence) -> tuple[Evidence, str]:
     """The evidence for a number, and a note where ours does not compare with it."""
     if number.kind == "absolute":
         return evidence, "other hardware and model: shown, not judged"
+    if number.id in _TIMED:
+        if checkpointing.papers_machine(evidence):
+            return evidence, ""
+        return evidence, f"{' on '.join(checkpointing.machine(evidence))}: not compared"
     for prefix, figure in _TRAINED.items():
         if number.id.startswith(prefix):
             task = evidence.tasks(figure)[0]

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,7 +45,8 @@ class CentralRun:
     Raises
     ------
     InputError
-        Layers that the model does not have, or rows longer than it can read.
+        Layers that the model does not have, its output layer among those to
+        quantize, or rows longer than it can read.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CentralRun:
         self.config = config
         self.task = task
         self.torch_device = torch_device
+        _check_quantized_layers(config, num_layers(backbone.model))
         self.train_rows, self.eval_rows = _tokens(config, task, backbone)
         self.trainer = _make_trainer(config, backbone, self.train_rows, torch_device)
 
@@ -66,25 +69,44 @@ class CentralRun:
         on_step(trainer.step_idx)
         run.log(step=trainer.step_idx, event="started", **self._describe())
         started = saved = time.perf_counter()
-        while trainer.step_idx < num_steps:
-            losses.append(trainer.step())
-            step = trainer.step_idx
-            is_last = step == num_steps
-            evaluated = is_last or step % self.config.evaluate_every == 0
-            if evaluated:
-                row = _evaluation_row(trainer, self.eval_rows, losses, is_last)
-                run.log(
-                    step=step,
-                    event="evaluated",
-                    wall_time_s=round(time.perf_counter() - started, 3),
-                    rss_bytes=psutil.Process().memory_info().rss,
-                )
-                run.append(row)
-                losses = []
-            if not is_last and (evaluated or time.perf_counter() - saved > CHECKPOINT_EVERY_S):
-                run.save_checkpoint(json.dumps(losses).encode() + b"\n" + trainer.state())
-                saved = time.perf_counter()
-            on_step(step)
+        with self._quantization():  # evaluation keeps nothing for backward
+            while trainer.step_idx < num_steps:
+                losses.append(trainer.step())
+                step = trainer.step_idx
+                is_last = step == num_steps
+                evaluated = is_last or step % self.config.evaluate_every == 0
+                if evaluated:
+                    row = _evaluation_row(trainer, self.eval_rows, losses, is_last)
+                    run.log(
+                        step=step,
+                        event="evaluated",
+                        wall_time_s=round(time.perf_counter() - started, 3),
+                        rss_bytes=psutil.Process().memory_info().rss,
+                    )
+                    run.append(row)
+                    losses = []
+                if not is_last and (evaluated or time.perf_counter() - saved > CHECKPOINT_EVERY_S):
+                    run.save_checkpoint(json.dumps(losses).encode() + b"\n" + trainer.state())
+                    saved = time.perf_counter()
+                on_step(step)
+
+    def _quantization(self) -> AbstractContextManager:
+        """What makes the steps keep quantized blocks.
+
+        Rounding is to nearest, so a step depends on nothing but model and rows,
+        and a resumed run takes the same ones.
+        """
+        if not self.config.quantized_layers:
+            return nullcontext()
+        from fedquad import quantize_activations  # brings the kernels, which other runs spare
+
+        return quantize_activations(
+            self.trainer.model,
+            self.config.quantized_layers,
+            bits=self.config.activation_bits,
+            block_size=32,
+            rounding="nearest",
+        )
 
     def _describe(self) -> dict[str, Any]:
         """What the settings do not determine, or say in other words."""
@@ -105,6 +127,12 @@ class CentralRun:
             "unknown_share": self.train_rows.unknown_share,
             "environment": describe_environment(self.torch_device),
         }
+
+
+def _check_quantized_layers(config: FineTuneConfig, num_layers: int) -> None:
+    if config.quantized_layers and config.quantized_layers[-1] >= num_layers - 1:
+        accepted = f"layers below {num_layers - 1}, the output layer, which is never quantized"
+        raise InputError("quantized_layers", config.quantized_layers, accepted)
 
 
 def _evaluation_row(

@@ -19,7 +19,9 @@ from fedquad.cost.latency import measure_steps
 from fedquad.model.backbone import architecture
 from fedquad.runs.environment import describe_environment
 from fedquad.runs.journal import CorruptRunError, guarded_write, replace_file
-from fedquad.runs.plans import layer_groups
+from fedquad.runs.plans import layer_groups, synergy_points
+
+_Setting = tuple[str, tuple[int, ...] | None] | tuple[str, tuple[int, ...], tuple[int, ...], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +33,17 @@ class LatencyConfig:
     name : str
         Figure that shows them.
     by : str
-        What tells the rows apart: ``tuning``, ``group`` or ``depth``.
+        What tells the rows apart: ``tuning``, ``group``, ``depth`` or ``setting``.
     keys : tuple
         Value of ``by`` for each row.
-    settings : tuple of (tuning, layers)
+    settings : tuple of (tuning, layers) or (tuning, layers, quantized layers, checkpointing)
         As `fedquad.cost.latency.measure_steps` takes them, one for each key.
     """
 
     name: str
     by: str
     keys: tuple[str | int, ...]
-    settings: tuple[tuple[str, tuple[int, ...] | None], ...]
+    settings: tuple[_Setting, ...]
     model: str
     batch_size: int
     length: int
@@ -90,6 +92,21 @@ def fig03_latencies(profile: Profile, torch_device: str = "cpu") -> list[Latency
     depths = range(1, top + 1)
     settings = {depth: ("lora", LayerConfig(depth).trainable_layers(top)) for depth in depths}
     return [_config(profile, torch_device, "fig03b", "depth", settings)]
+
+
+def fig04_latencies(profile: Profile, torch_device: str = "cpu") -> list[LatencyConfig]:
+    """Figure 4: quantization and checkpointing at full depth, and the points of Fig. 4(b)."""
+    top = _num_layers(profile)
+    whole = LayerConfig(top).trainable_layers(top)
+    settings: dict[str, _Setting] = {
+        "none": ("lora", whole, (), False),
+        "quantization": ("lora", whole, whole[:-1], False),
+        "checkpointing": ("lora", whole, (), True),
+    }
+    for point in synergy_points(top):
+        layers = point.trainable_layers(top), point.quantized_layers(top)
+        settings[f"({point.depth}, {point.quantized})"] = ("lora", *layers, False)
+    return [_config(profile, torch_device, "fig04", "setting", settings)]
 
 
 def load_or_measure(config: LatencyConfig, root: Path, *, fresh: bool = False) -> LatencyRecord:
@@ -182,7 +199,7 @@ def _config(
     torch_device: str,
     name: str,
     by: str,
-    settings: dict[Any, tuple[str, tuple[int, ...] | None]],
+    settings: dict[Any, _Setting],
 ) -> LatencyConfig:
     return LatencyConfig(
         name=name,

@@ -75,6 +75,13 @@ class FineTuneResult:
         top = tuple(range(self.num_layers - len(layers), self.num_layers))
         return len(layers) if self.config.tuning == "lora" and layers == top else None
 
+    @property
+    def quantized(self) -> int | None:
+        """Quantized layers a, counted from the lowest trained one; None for other sets."""
+        layers = self.config.quantized_layers
+        lowest = self.trained_layers[0]
+        return len(layers) if layers == tuple(range(lowest, lowest + len(layers))) else None
+
 
 def all_settings(configs: Iterable[FineTuneConfig]) -> list[dict[str, Any]]:
     """The settings that each run's id is the hash of.
@@ -138,18 +145,23 @@ def results_frame(results: Iterable[FineTuneResult]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``task, model, tuning, layers`` (``0-11``), ``depth`` (NaN where there
-        is none), ``seed, steps, accuracy, loss, num_eval, correct`` (hex of
-        `numpy.packbits`), ``from_record``.
+        ``task, model, tuning, layers`` (``0-11``), ``depth`` and ``quantized``
+        (NaN where there is none), ``activation_bits, seed, steps, accuracy, loss,
+        num_eval, correct`` (hex of `numpy.packbits`), ``from_record``.
     """
-    columns = "task model tuning layers depth seed steps accuracy loss num_eval correct from_record"
+    columns = (
+        "task model tuning layers depth quantized activation_bits seed steps accuracy loss "
+        "num_eval correct from_record"
+    )
     rows = [
         {
             "task": result.config.task,
             "model": result.config.model,
             "tuning": result.config.tuning,
             "layers": format_layers(result.trained_layers),
-            "depth": float("nan") if result.depth is None else result.depth,
+            "depth": _or_nan(result.depth),
+            "quantized": _or_nan(result.quantized),
+            "activation_bits": result.config.activation_bits,
             "seed": result.config.seed,
             "steps": result.steps,
             "accuracy": result.accuracy,
@@ -161,6 +173,10 @@ def results_frame(results: Iterable[FineTuneResult]) -> pd.DataFrame:
         for result in results
     ]
     return pd.DataFrame(rows, columns=columns.split())
+
+
+def _or_nan(count: int | None) -> float:
+    return float("nan") if count is None else count
 
 
 def pack(correct: np.ndarray) -> str:

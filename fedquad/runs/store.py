@@ -58,12 +58,13 @@ def results_sha256(directory: Path) -> str:
 
 
 def run_slug(settings: Mapping[str, Any]) -> str:
-    """A name for people, in front of the id: ``micro-mnli-embedded-lora-l8to11-s0``."""
+    """A name for people, in front of the id: ``micro-mnli-embedded-lora-l4to11-q4to8-s0``."""
     named = [str(settings.get(key, "")) for key in ("task", "model", "method", "tuning")]
     parts = [name.partition("@")[0] for name in named]  # without the digest of weights
-    if layers := settings.get("trainable_layers"):
-        ends = dict.fromkeys((layers[0], layers[-1]))
-        parts.append("l" + "to".join(map(str, ends)))
+    for letter, key in (("l", "trainable_layers"), ("q", "quantized_layers")):
+        if layers := settings.get(key):
+            ends = dict.fromkeys((layers[0], layers[-1]))
+            parts.append(letter + "to".join(map(str, ends)))
     if "seed" in settings:
         parts.append(f"s{settings['seed']}")
     cleaned = (re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-").lower()[:24] for part in parts)

@@ -154,6 +154,7 @@ def config_of(settings: dict[str, Any]) -> FineTuneConfig:
     """The configuration that a record's settings came from; `all_settings` the other way."""
     fields = {field.name for field in dataclasses.fields(FineTuneConfig)}
     values = {name: value for name, value in settings.items() if name in fields}
-    if values["trainable_layers"] is not None:
-        values["trainable_layers"] = tuple(values["trainable_layers"])
+    for name in ("trainable_layers", "quantized_layers"):  # lists in JSON
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
     return FineTuneConfig(**values | {"model": values["model"].partition("@")[0]})

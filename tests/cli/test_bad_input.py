@@ -34,6 +34,12 @@ BAD = {
     "rows longer than the model takes": ("memory --length 5000", "length"),
     "no number": ("memory --batch-size many", "batch-size"),
     "steps 0": ("finetune --steps 0", "num_steps"),
+    "quantized below 0": ("finetune --quantized -1", "quantized = -1"),
+    "the output layer quantized": ("finetune --quantized 12", "an integer from 0 to 11"),
+    "more quantized than trained": ("finetune --depth 3 --quantized 3", "from 0 to 2"),
+    "no layer below the output": ("finetune --layers 11 --quantized 1", "from 0 to 0"),
+    "bits of nothing": ("finetune --activation-bits 4", "8 if no layer is quantized"),
+    "three bits": ("finetune --quantized 2 --activation-bits 3", "activation_bits"),
     "learning rate": ("finetune --learning-rate -1", "learning_rate"),
     "unknown task": ("finetune --task nope", "micro-mnli"),
 }

@@ -49,7 +49,8 @@ def test_every_option_is_documented(run, command):
 def test_finetune_has_an_option_for_every_setting(run):
     _, shown, _ = run("finetune --help")
     fields = {field.name for field in dataclasses.fields(FineTuneConfig)}
-    own = {"num_steps": "steps", "tuning": "full", "trainable_layers": "layers"}
+    own = {"num_steps": "steps", "tuning": "full"}
+    own |= {"trainable_layers": "layers", "quantized_layers": "quantized"}
     for name in fields:
         assert f"--{own.get(name, name).replace('_', '-')}" in shown
 
@@ -135,11 +136,33 @@ def test_full_fine_tuning_is_another_run(run, home, tiny_model, task_folder):
     assert len(ids) == 4
 
 
+@pytest.mark.parametrize(
+    ("choice", "trained", "quantized", "words"),
+    [
+        (["--quantized", "2"], None, [0, 1], "LoRA on all layers, 2 layers quantized"),
+        (["--depth", "2", "--quantized", "1"], [1, 2], [1], "LoRA depth 2, 1 layer quantized"),
+        (["--layers", "0,2", "--quantized", "1"], [0, 2], [0], "layers 0,2, 1 layer quantized"),
+        (["--full", "--quantized", "1"], None, [0], "full fine-tuning, 1 layer quantized"),
+    ],
+)
+def test_quantized_layers_are_counted_from_the_lowest_trained_one(
+    run, home, tiny_model, task_folder, choice, trained, quantized, words
+):
+    options = ["--model", tiny_model, "--task", task_folder, *choice]
+    status, out, _ = run(f"finetune {TINY_RUN} --activation-bits 4 --json", *options)
+    assert status == 0
+    config = json.loads(out)["config"]
+    assert (config["trainable_layers"], config["quantized_layers"]) == (trained, quantized)
+    assert config["activation_bits"] == 4
+    status, out, _ = run(f"finetune {TINY_RUN} --activation-bits 4", *options)
+    assert words in out
+
+
 def test_claims_are_listed_before_any_figure_is_there(run, home, tree):
     status, out, _ = run("claims --profile smoke --beside embedded --json")
     assert status == 0
     rows = json.loads(out)
-    assert {row["item"] for row in rows} >= {"fig01", "fig02", "fig03"}
+    assert {row["item"] for row in rows} >= {"fig01", "fig02", "fig03", "fig04"}
     for row in rows:
         assert row["claim"]
         assert row["verdict"].startswith("not attempted")

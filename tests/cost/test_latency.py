@@ -3,7 +3,10 @@ import torch
 
 from fedquad.config import InputError
 from fedquad.cost import latency
-from fedquad.cost.latency import PHASES, StepLatency, measure_steps
+from fedquad.cost.latency import PHASES, StepLatency, StepSetting, measure_steps
+from fedquad.cost.random_model import build_model
+from fedquad.cost.step_setting import SettableModel
+from fedquad.model.backbone import architecture, find_layers
 
 SETTINGS = [("full", None), ("lora", None), ("lora", (2, 3)), ("lora", (0,))]
 
@@ -33,6 +36,50 @@ def test_every_setting_is_timed(small_model):
         assert record.num_threads == torch.get_num_threads()
         assert record.torch_device == "cpu"
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_quantized_and_checkpointed_steps_are_timed(small_model):
+    settings = [
+        ("lora", None),
+        ("lora", (1, 2, 3), (1, 2), False),  # as it is stored: the fields in their order
+        StepSetting("lora", None, quantized_layers=(0, 1, 2), path="hooks"),
+        StepSetting("lora", None, quantized_layers=(0,), path="hooks", bits=4),
+        StepSetting("lora", (2, 3), checkpointing=True),
+        StepSetting("full", None, checkpointing=(0, 1)),
+    ]
+    records = measure_steps(small_model(), settings, batch_size=1, length=8, repeats=1, warmup=0)
+    assert [record.quantized_layers for record in records] == [(), (1, 2), (0, 1, 2), (0,), (), ()]
+    assert [record.checkpointing for record in records] == [(), (), (), (), (2, 3), (0, 1)]
+    assert [record.bits for record in records] == [8, 8, 8, 4, 8, 8]
+    assert records[0].trainable_layers == (0, 1, 2, 3)
+    assert all(len(record.step_s) == 1 for record in records)
+
+
+def test_a_model_is_switched_between_settings_and_left_as_it_was(small_model, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", lambda forward, **options: compiled.append(options) or forward
+    )
+    config = architecture(small_model())
+    model = build_model(config, tuning="lora", lora_rank=4, attention="eager")
+    layers = find_layers(model)
+    before = [dict(layer.__dict__) for layer in layers]
+    first = StepSetting("lora", None, (0, 1), checkpointing=(3,), compiled=True).checked(4)
+    second = StepSetting("lora", (2, 3), (2,), checkpointing=(3,), compiled=True).checked(4)
+    batch = {"input_ids": torch.ones(2, 8, dtype=torch.long), "labels": torch.tensor([0, 1])}
+    settable = SettableModel(model, first)
+    assert compiled == [{"dynamic": False}] * 4
+    settable.loss(batch).backward()
+    settable.select(second)
+    assert not any(weight.requires_grad for weight in layers[1].parameters())
+    settable.loss(batch).backward()
+    with pytest.raises(InputError, match="one of the variant"):
+        settable.select(StepSetting("lora", None).checked(4))
+    settable.close()
+    after = [dict(layer.__dict__) for layer in layers]
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    assert [sorted(each) for each in after] == [sorted(each) for each in before]
+    assert not any(each[name] for each in after for name in hooks)
 
 
 def test_settings_take_turns(small_model, monkeypatch):
@@ -74,6 +121,12 @@ def test_quantiles_and_summary():
         ({"settings": []}, "at least one"),
         ({"settings": [("lora", (4,))]}, "below 4"),
         ({"settings": [("full", (1,))]}, "trains every weight"),
+        ({"settings": [("lora", None, (3,))]}, "the output layer 3 is never quantized"),
+        ({"settings": [("lora", (2, 3), (1,))]}, "layers from 2"),
+        ({"settings": [("lora", None, (1,), True)]}, "none of the quantized layers"),
+        ({"settings": [StepSetting("lora", None, (1,), path="magic")]}, "auto, hooks, fused"),
+        ({"settings": [StepSetting("lora", None, compiled="yes")]}, "True or False"),
+        ({"settings": [StepSetting("lora", None, (1,), bits=3)]}, "bits = 3"),
         ({"repeats": 0}, "repeats = 0"),
         ({"warmup": -1}, "warmup = -1"),
         ({"length": 41}, "from 1 to 40"),

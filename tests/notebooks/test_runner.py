@@ -122,7 +122,7 @@ def test_the_kernel_is_this_interpreter_whatever_is_registered(tmp_path, target,
 
 def test_every_item_selects_its_notebook_and_nothing_selects_all():
     for stem, entry in NOTEBOOKS.items():
-        assert stem.startswith(("00_", "01_", "02_", "03_"))
+        assert stem.startswith(("00_", "01_", "02_", "03_", "04_", "walkthrough_"))
         for item in (*entry.items, stem):
             assert list(select_notebooks([item])) == [stem]
     assert select_notebooks([]) == NOTEBOOKS
@@ -138,5 +138,7 @@ def test_no_file_is_written_by_two_notebooks():
 
 
 def test_an_unknown_figure_names_the_known_ones():
-    with pytest.raises(InputError, match=r"figure = 'fig99' .* start, tab02, fig01, fig02, fig03"):
+    with pytest.raises(
+        InputError, match=r"figure = 'fig99' .* start, tab02, fig01, fig02, fig03, fig04"
+    ):
         select_notebooks(["fig01", "fig99"])

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from fedquad import paths
-from fedquad.report.figures import FIGURES
+from fedquad.report.figures import FIGURES, WALKTHROUGH_FIGURES
 from fedquad.reproduce import NOTEBOOKS
 
 SOURCES = sorted(paths.notebooks_dir().glob("*.ipynb"))
@@ -43,7 +43,11 @@ def test_the_registry_and_the_folder_have_the_same_notebooks():
 
 
 def test_every_figure_is_some_notebooks():
-    assert {name for entry in NOTEBOOKS.values() for name in entry.figures} == set(FIGURES)
+    figures = {name for entry in NOTEBOOKS.values() for name in entry.figures}
+    assert figures == set(FIGURES) | set(WALKTHROUGH_FIGURES)
+    for stem, entry in NOTEBOOKS.items():
+        known = WALKTHROUGH_FIGURES if stem.startswith("walkthrough_") else FIGURES
+        assert set(entry.figures) <= set(known)
 
 
 def test_it_is_valid_and_says_which_format(notebook):
@@ -97,9 +101,25 @@ def test_the_title_says_how_long_it_takes_on_what(notebook):
 
 def test_a_figure_notebook_states_the_claim_and_ends_with_the_paper_against_ours(notebook):
     source = "\n".join(cell.source for cell in notebook.cells)
-    if "draw(" not in source:
+    if not any(f'"{name}"' in source for name in FIGURES):
         return
     assert "**The paper's claim**" in notebook.cells[0].source
     ids = [cell.id for cell in notebook.cells]
     last = ["check", "comparison-text", "comparison", "claims-text", "claims", "next"]
     assert ids[-len(last) :] == last
+
+
+def test_a_walkthrough_shows_the_code_it_imports_and_ends_in_exercises():
+    for path in SOURCES:
+        if not path.stem.startswith("walkthrough_"):
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        source = "\n".join(cell.source for cell in code_cells(notebook))
+        [example] = re.findall(r"Code\(filename=(\w+)\.__file__", source)
+        assert f"import {example}" in source
+        assert (path.parent / "examples" / f"{example}.py").is_file()
+        exercises = notebook.cells[-1].source
+        count = len(re.findall(r"^\*\*\d+\.\*\*", exercises, re.MULTILINE))
+        assert count >= 3
+        assert exercises.count("<details><summary>Solution</summary>") == count
+        assert exercises.count("</details>") == count

@@ -18,6 +18,7 @@ from fedquad.runs.plans import layer_groups
 from fedquad.runs.results import pack
 
 # The conditions were fixed before any result existed; they are not changed to fit what comes out.
+FIGURES = ("fig01", "fig02", "fig03", "fig04")
 FROZEN = {
     "claims.csv": "e8a6e9f6c20c28a48b37694fd0094202b28dfa40897399ab91dafb1e4a1c3619",
     "reported.csv": "35bbdfc7de9b92a13ab86e014c180c134f1bc9306e4a07701cda1887f8b9dff1",
@@ -31,9 +32,9 @@ def test_what_the_paper_claims_is_as_it_was_written_down(name):
 
 
 def test_every_claim_of_the_figures_has_a_predicate():
-    of_figures = {claim.id for claim in claims() if claim.item in ("fig01", "fig02", "fig03")}
+    of_figures = {claim.id for claim in claims() if claim.item in FIGURES}
     assert of_figures == set(PREDICATES)
-    assert judged_items() == ["fig01", "fig02", "fig03"]
+    assert judged_items() == list(FIGURES)
 
 
 def change(folder, figure: str, edit) -> None:
@@ -76,7 +77,7 @@ def test_below_three_seeds_the_estimate_is_shown_but_not_judged(one_seed_frames,
         df.to_csv(tmp_path / f"{name}.csv", index=False)
     judged = judge(tmp_path).set_index("id")
     trained = [claim.id for claim in claims() if claim.is_trained and claim.id in PREDICATES]
-    assert len(trained) == 5
+    assert len(trained) == 9
     for id in trained:
         row = judged.loc[id]
         assert row["verdict"] == "not attempted (1 seed)"

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from pandas.testing import assert_frame_equal
 
 from fedquad.config import InputError
-from fedquad.report.figures import FIGURES, draw, fig01, fig02, fig03, replot
+from fedquad.report.figures import FIGURES, draw, fig01, fig02, fig03, fig04, fig04_costs, replot
 from fedquad.report.saving import FIGURE_SUFFIXES, load_figure_csv, save_figure
 from fedquad.report.style import new_figure, stamp_text
 
@@ -29,6 +29,12 @@ PANELS = [
     (fig03.depth_accuracy, "fig03a_depth_accuracy"),
     (fig03.depth_memory, "fig03b_depth_cost"),
     (fig03.depth_latency, "fig03b_depth_cost"),
+    (fig04_costs.quantized_memory, "fig04a_quantization_memory"),
+    (fig04.quantized_accuracy, "fig04a_quantization_accuracy"),
+    (fig04.quantized_gain, "fig04a_quantization_accuracy"),
+    (fig04.synergy_accuracy, "fig04b_synergy_accuracy"),
+    (fig04_costs.synergy_memory, "fig04b_synergy_cost"),
+    (fig04_costs.synergy_latency, "fig04b_synergy_cost"),
 ]
 
 

@@ -104,6 +104,13 @@ def test_runs_of_full_fine_tuning_are_left_out(runs_of):
     assert df.set_index("depth")["accuracy"].to_dict() == {1: 0.5, 12: 0.7}
 
 
+def test_quantized_runs_belong_to_figure_four(runs_of):
+    whole = tuple(range(12))
+    runs = [runs_of({whole: 0.7}, seeds=1), runs_of({whole: 0.9}, seeds=1, num_quantized=8)]
+    df = depth_accuracy_frame(pd.concat(runs), num_layers=12, profile="smoke")
+    assert list(df["accuracy"]) == [0.7]
+
+
 def test_layers_that_do_not_reach_the_output_have_no_depth(runs_of):
     runs = runs_of({(0, 1): 0.5, (10, 11): 0.6}, seeds=1)
     df = depth_accuracy_frame(runs, num_layers=12, profile="smoke")

@@ -142,6 +142,8 @@ def test_fresh_computes_again_and_gives_the_same_bytes(tiny, store):
         ({"task": "no such task"}, "task"),
         ({"model": "no such model"}, "model"),
         ({"trainable_layers": (2, 3)}, "layers"),
+        ({"quantized_layers": (1, 2)}, r"quantized_layers = \(1, 2\) .* never quantized"),
+        ({"tuning": "full", "quantized_layers": (7,)}, "quantized_layers"),
     ],
 )
 def test_what_cannot_run_is_refused_and_nothing_is_stored(tiny, store, changes, field):
@@ -197,13 +199,14 @@ def test_a_run_that_diverges_says_so_and_gives_no_record(tiny, store):
 def test_the_frame_has_one_row_a_run(tiny, store):
     configs = [tiny(num_steps=2, trainable_layers=layers) for layers in ((0,), (1, 2), (0, 2))]
     frame = results_frame(load_or_run([*configs, tiny(num_steps=2)], store, progress=False))
-    columns = "task model tuning layers depth seed steps accuracy loss num_eval correct from_record"
-    assert list(frame.columns) == columns.split()
+    columns = "task model tuning layers depth quantized activation_bits seed steps accuracy loss"
+    columns = [*columns.split(), "num_eval", "correct", "from_record"]
+    assert list(frame.columns) == columns
     assert list(frame["layers"]) == ["0", "1-2", "0,2", "0-2"]
     np.testing.assert_equal(list(frame["depth"]), [np.nan, 2, np.nan, 3])
     unpacked = np.unpackbits(np.frombuffer(bytes.fromhex(frame["correct"][0]), np.uint8), count=50)
     assert unpacked.mean() == frame["accuracy"][0]
-    assert list(results_frame([]).columns) == columns.split()
+    assert list(results_frame([]).columns) == columns
 
 
 @pytest.mark.parametrize(
@@ -237,6 +240,65 @@ def stop_after(step: int, config: FineTuneConfig, store: RunStore, monkeypatch) 
 
     with pytest.raises(KeyboardInterrupt):
         finetune.finetune(config, store, on_step=interrupt)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_quantized_layers_change_the_steps_by_little(tiny, store, tuning):
+    plain, quantized, coarse = (
+        run(tiny(num_steps=4, tuning=tuning, **changes), store)
+        for changes in (
+            {},
+            {"quantized_layers": (0, 1)},
+            {"quantized_layers": (0, 1), "activation_bits": 4},
+        )
+    )
+    assert len({plain.run_id, quantized.run_id, coarse.run_id}) == 3
+    assert plain.loss != quantized.loss != coarse.loss
+    assert quantized.loss == pytest.approx(plain.loss, rel=0.02)
+    assert (plain.quantized, quantized.quantized) == (0, 2)
+
+
+def test_layers_are_quantized_while_it_trains(tiny, store, monkeypatch):
+    import fedquad
+
+    made, real = [], fedquad.quantize_activations
+
+    def watch(model, layers, **options):
+        quantizer = real(model, layers, **options)
+        made.append((quantizer, quantizer.layers, options["bits"]))
+        return quantizer
+
+    monkeypatch.setattr(fedquad, "quantize_activations", watch)
+    run(tiny(trainable_layers=(0, 2), quantized_layers=(1,), num_steps=3), store)
+    ((quantizer, layers, bits),) = made
+    assert (layers, bits) == ((1,), 8)
+    assert quantizer.layers == ()  # removed
+    run(tiny(num_steps=2), store)
+    assert len(made) == 1
+
+
+def test_a_quantized_run_ends_with_the_same_bytes_wherever_it_stopped(tiny, tmp_path, monkeypatch):
+    config = tiny(quantized_layers=(0, 1))
+    whole, stopped = RunStore(tmp_path / "whole"), RunStore(tmp_path / "stopped")
+    run(config, whole)
+    monkeypatch.setattr(central, "CHECKPOINT_EVERY_S", 0.0)
+    for step in (1, 6, 11):
+        stop_after(step, config, stopped, monkeypatch)
+    assert run(config, stopped).telemetry["attempts"] == 4
+    assert results_bytes(config, stopped) == results_bytes(config, whole)
+
+
+def test_a_frame_tells_configurations_apart(tiny, store):
+    configs = [
+        tiny(num_steps=1, trainable_layers=(1, 2)),
+        tiny(num_steps=1, trainable_layers=(1, 2), quantized_layers=(1,)),
+        tiny(num_steps=1, trainable_layers=(0, 1, 2), quantized_layers=(1,)),
+        tiny(num_steps=1, tuning="full", quantized_layers=(0,), activation_bits=4),
+    ]
+    frame = results_frame(load_or_run(configs, store, progress=False))
+    np.testing.assert_equal(frame["depth"].to_numpy(), [2, 2, 3, np.nan])
+    np.testing.assert_equal(frame["quantized"].to_numpy(), [0, 1, np.nan, 1])
+    assert list(frame["activation_bits"]) == [8, 8, 8, 4]
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 11])
@@ -316,7 +378,8 @@ for line in sys.stdin:
     if child == 0:
         status = 1
         try:
-            config = FineTuneConfig(**settings)
+            layers = tuple(settings.pop("quantized_layers"))
+            config = FineTuneConfig(**settings, quantized_layers=layers)
             finetune(config, RunStore(Path(root)), on_step=lambda n: print("step", n, flush=True))
             status = 0
         finally:
@@ -362,7 +425,7 @@ def compute_in_child(forker, config, store, every_s: float = 30.0, kill_at: int 
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tiny, forker, tmp_path):
-    config = tiny(num_steps=20, trainable_layers=None)
+    config = tiny(num_steps=20, trainable_layers=None, quantized_layers=(0, 1))
     whole, killed = RunStore(tmp_path / "whole"), RunStore(tmp_path / "killed")
     compute_in_child(forker, config, whole)
     expected = results_bytes(config, whole)

@@ -170,12 +170,11 @@ def test_any_number_of_workers_gives_the_same_bytes(tiny, tmp_path):
 
 
 CELL = """
-import json, os
 from pathlib import Path
 from fedquad.config import FineTuneConfig
 from fedquad.runs.finetune import load_or_run, results_frame
 from fedquad.runs.store import RunStore
-configs = [FineTuneConfig(**json.loads(text)) for text in {texts!r}]
+configs = {configs!r}
 results = load_or_run(configs, RunStore(Path({root!r})), workers=2)
 print("accuracies", [result.accuracy for result in results])
 """
@@ -183,16 +182,12 @@ print("accuracies", [result.accuracy for result in results])
 
 @pytest.mark.slow
 def test_workers_start_from_a_notebook(tiny, tmp_path, monkeypatch):
-    import json
-    from dataclasses import asdict
-
     import nbformat
     from nbclient import NotebookClient
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
     configs = [tiny(num_steps=2, seed=seed) for seed in (0, 1)]
-    texts = [json.dumps(asdict(config)) for config in configs]
-    source = CELL.format(texts=texts, root=str(tmp_path / "runs"))
+    source = CELL.format(configs=configs, root=str(tmp_path / "runs"))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     printed = [output.get("text", "") for output in notebook.cells[0].outputs]

@@ -86,6 +86,10 @@ def test_a_finished_run_is_read_back(tmp_path):
             {"task": "sst2", "model": "minilm@53aa", "tuning": "lora", "trainable_layers": [2, 5]},
             "sst2-minilm-lora-l2to5",
         ),
+        (
+            {"tuning": "lora", "trainable_layers": [0, 5], "quantized_layers": [0, 3]},
+            "lora-l0to5-q0to3",
+        ),
         ({"task": "folder:../A b", "trainable_layers": [3], "seed": 1}, "folder-a-b-l3-s1"),
     ],
 )

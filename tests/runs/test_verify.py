@@ -91,7 +91,9 @@ def test_a_profile_without_records_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_config_comes_back_from_its_settings(tiny, tiny_model):
-    for changes in ({}, {"trainable_layers": (0, 2)}, {"tuning": "full", "eval_samples": 3}):
+    quantized = {"quantized_layers": (0, 1), "activation_bits": 4}
+    full = {"tuning": "full", "eval_samples": 3}
+    for changes in ({}, {"trainable_layers": (0, 2)}, full, quantized):
         config = tiny(**changes, model="minilm")
         assert config_of(run_settings(config)) == config
 

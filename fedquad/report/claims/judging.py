@@ -12,17 +12,17 @@ from pathlib import Path
 import pandas as pd
 
 from fedquad.config import InputError
-from fedquad.report.claims import fig01, fig02, fig03
+from fedquad.report.claims import fig01, fig02, fig03, fig04
 from fedquad.report.claims.evidence import Evidence, Predicate
 from fedquad.report.claims.verdict import Finding, NotAttemptedError, not_attempted, verdict
 from fedquad.report.paper import Claim, claims
 
-_MODULES = (fig01, fig02, fig03)
+_MODULES = (fig01, fig02, fig03, fig04)
 PREDICATES: dict[str, Predicate] = {
     id: predicate for module in _MODULES for id, predicate in module.PREDICATES.items()
 }
 _ACCURACY: dict[str, str] = {
-    id: module.ACCURACY for module in (fig02, fig03) for id in module.PREDICATES
+    id: module.ACCURACY for module in (fig02, fig03, fig04) for id in module.PREDICATES
 }
 
 

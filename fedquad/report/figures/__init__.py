@@ -13,19 +13,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedquad.config import require_choice
-from fedquad.report.figures import fig01, fig02, fig03
+from fedquad.report.figures import fig01, fig02, fig03, fig04, fig04_costs, walkthrough
 from fedquad.report.saving import load_figure_csv
 from fedquad.report.style import paper_style, stamp
 
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure of the paper.
+    """A figure of the paper, or of a walkthrough.
 
     Parameters
     ----------
     item : str
-        ``fig01``, …, as in the paper's numbers and claims.
+        ``fig01``, …, as in the paper's numbers and claims, or ``walkthrough``.
     caption : str
         One or two sentences for the gallery.
     compose : callable
@@ -67,7 +67,59 @@ FIGURES: dict[str, FigureSpec] = {
     "fig03b_depth_cost": FigureSpec(
         "fig03", "Memory and work of a step against LoRA depth.", fig03.compose_cost
     ),
+    "fig04a_quantization_memory": FigureSpec(
+        "fig04",
+        "Memory of a step at full depth against the number of quantized layers: as the blocks are "
+        "stored, with the paper's saving, and with checkpointing instead.",
+        fig04_costs.compose_memory,
+    ),
+    "fig04a_quantization_accuracy": FigureSpec(
+        "fig04",
+        "Accuracy at full depth against the number of quantized layers, and the gain over none, "
+        "with 95 % intervals.",
+        fig04.compose_accuracy,
+    ),
+    "fig04b_synergy_accuracy": FigureSpec(
+        "fig04",
+        "Accuracy of (LoRA depth, quantized layers) at about one memory, with 95 % intervals.",
+        fig04.compose_synergy_accuracy,
+    ),
+    "fig04b_synergy_cost": FigureSpec(
+        "fig04",
+        "Memory and work of a step of the same configurations.",
+        fig04_costs.compose_synergy_cost,
+    ),
 }
+
+# Drawn by the walkthroughs: they explain, and stand beside nothing of the paper.
+WALKTHROUGH_FIGURES: dict[str, FigureSpec] = {
+    "walkthrough_kept_bytes": FigureSpec(
+        "walkthrough",
+        "What one layer keeps for backward, operation by operation.",
+        walkthrough.compose_kept_bytes,
+    ),
+    "walkthrough_heat_map": FigureSpec(
+        "walkthrough",
+        "A piece of an activation, the same from INT8 blocks, and the error.",
+        walkthrough.compose_heat_map,
+    ),
+    "walkthrough_rounding_error": FigureSpec(
+        "walkthrough",
+        "Rounding errors in scales of their block.",
+        walkthrough.compose_rounding_error,
+    ),
+    "walkthrough_block_size": FigureSpec(
+        "walkthrough",
+        "Relative error against block size and bits.",
+        walkthrough.compose_block_size,
+    ),
+    "walkthrough_gradient_error": FigureSpec(
+        "walkthrough",
+        "Relative error of the LoRA gradient by layer.",
+        walkthrough.compose_gradient_error,
+    ),
+}
+_KNOWN = FIGURES | WALKTHROUGH_FIGURES
 
 
 def draw(name: str, df: pd.DataFrame) -> Figure:
@@ -76,11 +128,11 @@ def draw(name: str, df: pd.DataFrame) -> Figure:
     Raises
     ------
     InputError
-        For a name that is not in `FIGURES`.
+        For a name that is in neither of the two.
     """
-    require_choice("figure", name, FIGURES)
+    require_choice("figure", name, _KNOWN)
     with paper_style():
-        figure = FIGURES[name].compose(df)
+        figure = _KNOWN[name].compose(df)
         stamp(figure, df)
         figure.draw_without_rendering()  # lays out the panels under this style, once
     return figure
@@ -88,5 +140,5 @@ def draw(name: str, df: pd.DataFrame) -> Figure:
 
 def replot(name: str, *, folder: str | Path) -> Figure:
     """Draw a figure again from its csv alone."""
-    require_choice("figure", name, FIGURES)
+    require_choice("figure", name, _KNOWN)
     return draw(name, load_figure_csv(name, folder=folder))

@@ -34,8 +34,8 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def lora_runs(results: pd.DataFrame) -> pd.DataFrame:
-    """The LoRA runs, with ``trained``: their layers as a tuple."""
-    runs = results[results["tuning"] == "lora"]
+    """The LoRA runs without quantization, with ``trained``: their layers as a tuple."""
+    runs = results[(results["tuning"] == "lora") & (results["quantized"] == 0)]
     return runs.assign(trained=[parse_layers(text) for text in runs["layers"]])
 
 

@@ -1,0 +1,81 @@
+"""``python -m fedquad.benchmarks``: measure, or write the report from what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fedquad.config import InputError, require_int, require_positive
+from fedquad.paths import project_root
+
+KINDS = ("kernels", "layer", "steps")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit status 2 and one line for input that cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.what == "report":
+            from fedquad.benchmarks.report import write_report
+
+            for path in write_report(options.folder):
+                print(path)
+        else:
+            _measure(options)
+    except InputError as error:
+        sys.exit(f"fedquad.benchmarks: {error}")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    import torch
+
+    from fedquad.benchmarks.kernels import run_kernels
+    from fedquad.benchmarks.machine import default_name, describe_machine
+    from fedquad.benchmarks.plan import plan_from
+    from fedquad.benchmarks.record import Record
+    from fedquad.benchmarks.steps import run_layer, run_steps
+    from fedquad.benchmarks.timing import Deadline
+
+    if options.time_limit is not None:
+        require_positive("time_limit", options.time_limit)
+    require_int("threads", options.threads, 1)
+    torch.set_num_threads(options.threads)
+    deadline = Deadline(options.time_limit)
+    plan = plan_from(options)
+    if torch.device(plan.torch_device).type == "cuda":
+        torch.set_float32_matmul_precision("high")  # fp32 products in TF32, as stated in the report
+    path = options.output or options.folder / default_name(plan.torch_device)
+    record = Record(path, describe_machine(plan.torch_device), fresh=options.fresh)
+    runs = {"kernels": run_kernels, "layer": run_layer, "steps": run_steps}
+    print(f"{record.machine['device']} -> {path}", flush=True)
+    for kind in KINDS if options.what == "all" else (options.what,):
+        runs[kind](plan, record, deadline)
+    if deadline.passed:
+        print("stopped at the time limit; the same command goes on from here", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fedquad.benchmarks",
+        description="Time kernels, one layer and whole models; a file per machine, resumable.",
+    )
+    parser.add_argument("what", choices=(*KINDS, "all", "report"))
+    parser.add_argument("--torch-device", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--output", type=Path, help="JSON file, named after the card by default")
+    folder = project_root() / "data" / "benchmarks"
+    parser.add_argument("--folder", type=Path, default=folder, help="of the JSON files")
+    parser.add_argument("--fresh", action="store_true", help="begin the file anew")
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop cleanly then")
+    parser.add_argument("--repeats", type=int, help="measurements of each setting")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU")
+    for name in ("models", "dtypes", "modes", "attentions", "methods"):
+        parser.add_argument(f"--{name}", nargs="+", metavar=name[:-1].upper())
+    parser.add_argument("--lengths", nargs="+", type=int, metavar="LENGTH")
+    parser.add_argument("--no-profile", action="store_true", help="do not sum kernels by CUPTI")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
