@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -52,7 +51,6 @@ def describe_machine(torch_device: str) -> dict[str, Any]:
         )
         described["memory_bytes"] = properties.total_memory
         described["multiprocessors"] = properties.multi_processor_count
-    described["kernel"] = platform.release()
     described["commit"] = os.environ.get("FEDQUAD_COMMIT") or _said_by(
         "git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"
     )
