@@ -87,7 +87,7 @@ NOTEBOOKS: dict[str, Notebook] = {
         tables=("claims_fig02",),
         runs=partial(_planned, "plans", "fig02_configs"),
         latencies=partial(_planned, "latencies", "fig02_latencies"),
-        minutes={"smoke": 0.5, "embedded": 2, "reference": 30, "glue": 60},
+        minutes={"smoke": 0.5, "embedded": 2, "reference": 10, "glue": 16},
     ),
     "03_depth_scaling": Notebook(
         items=("fig03",),
@@ -95,7 +95,7 @@ NOTEBOOKS: dict[str, Notebook] = {
         tables=("claims_fig03",),
         runs=partial(_planned, "plans", "fig03_configs"),
         latencies=partial(_planned, "latencies", "fig03_latencies"),
-        minutes={"smoke": 0.5, "embedded": 4, "reference": 60, "glue": 60},
+        minutes={"smoke": 0.5, "embedded": 4, "reference": 24, "glue": 20},
     ),
     "04_quantization_synergy": Notebook(
         items=("fig04",),
@@ -108,7 +108,7 @@ NOTEBOOKS: dict[str, Notebook] = {
         tables=("tab_fig04_checkpointing", "claims_fig04"),
         runs=partial(_planned, "plans", "fig04_configs"),
         latencies=partial(_planned, "latencies", "fig04_latencies"),
-        minutes={"smoke": 2, "embedded": 4, "reference": 45, "glue": 60},
+        minutes={"smoke": 1, "embedded": 3, "reference": 18, "glue": 25},
     ),
     "walkthrough_activation_quantization": Notebook(
         items=("walkthrough_quantization",),
