@@ -127,11 +127,13 @@ def test_what_is_imported_is_declared(folder):
 def test_every_room_is_packaged():
     """A new package of the library must be listed in pyproject.toml, or wheels lack it."""
     setuptools = PYPROJECT["tool"]["setuptools"]
-    found = {
-        ".".join(path.parent.relative_to(REPOSITORY).parts)
-        for path in (REPOSITORY / "fedquad").rglob("*.py")
-    }
-    assert set(setuptools["packages"]) == found | set(setuptools["package-dir"])
+    folders = {"fedquad": "fedquad", **setuptools["package-dir"]}
+    found = {}
+    for package, folder in folders.items():
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            inside = path.parent.relative_to(REPOSITORY / folder).parts
+            found[".".join((package, *inside))] = path.parent
+    assert set(setuptools["packages"]) == set(found)
     assert setuptools["packages"] == sorted(setuptools["packages"])
-    for package in found:
-        assert (REPOSITORY / package.replace(".", "/") / "__init__.py").is_file(), package
+    for package, folder in found.items():
+        assert (folder / "__init__.py").is_file(), package
