@@ -7,7 +7,7 @@ import torch
 from fedquad.kernels.language import Variant, jit, tl, triton
 from fedquad.kernels.reference import empty_blocks, q_max
 from fedquad.kernels.tile_memory import load_blocks, store_blocks
-from fedquad.kernels.tiles import round_to
+from fedquad.kernels.tiles import cast_to
 
 __all__ = ["COMPILED", "_dequantize_blocks_triton", "_quantize_blocks_triton"]
 
@@ -90,12 +90,13 @@ def _dequantize_kernel(
         BITS,
         SIGNED,
     )
-    values = round_to(values, values_ptr.dtype.element_ty)
     row = tl.arange(0, BLOCK)[:, None]
     column = tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows - top) & (column < cols - left)
     corner = values_ptr + top.to(tl.int64) * cols + left
-    tl.store(corner + row * cols + column, values.to(values_ptr.dtype.element_ty), mask=inside)
+    tl.store(
+        corner + row * cols + column, cast_to(values, values_ptr.dtype.element_ty), mask=inside
+    )
 
 
 def _tile(cols: int, block_size: int) -> tuple[int, int]:

@@ -93,13 +93,27 @@ def split_nibbles(packed, SIGNED: tl.constexpr):
 
 
 @jit
+def _bf16_bits(x):
+    """The 16 bits of x in bf16, rounded to nearest, ties to even; of NaN the quiet one only."""
+    bits = x.to(tl.uint32, bitcast=True)
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+
+
+@jit
+def cast_to(x, DTYPE: tl.constexpr):
+    """An fp32 tile in DTYPE, as a GPU casts it: the interpreter's cast to bf16 truncates."""
+    if _INTERPRETED and tl.bfloat16 == DTYPE:
+        x = _bf16_bits(x).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        x = x.to(DTYPE)
+    return x
+
+
+@jit
 def round_to(x, DTYPE: tl.constexpr):
     """An fp32 tile rounded to the numbers that DTYPE has, in fp32."""
     if _INTERPRETED and tl.bfloat16 == DTYPE:
-        # The interpreter's cast to bf16 truncates; a GPU rounds to nearest, ties to even.
-        bits = x.to(tl.uint32, bitcast=True)
-        bits = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16
-        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+        x = tl.where(x == x, (_bf16_bits(x) << 16).to(tl.float32, bitcast=True), x)
     else:
         x = x.to(DTYPE).to(tl.float32)
     return x
