@@ -6,7 +6,13 @@ import torch
 
 from fedquad.kernels import reference
 from fedquad.kernels.block_kernels import _dequantize_blocks_triton, _quantize_blocks_triton
-from fedquad.kernels.options import check_dtype, check_format, check_seed, require
+from fedquad.kernels.options import (
+    check_blocks,
+    check_dtype,
+    check_format,
+    check_seed,
+    require,
+)
 
 __all__ = ["dequantize_blocks", "quantize_blocks"]
 
@@ -109,17 +115,8 @@ def dequantize_blocks(
     ValueError
         Where these do not belong together.
     """
-    check_format(bits, block_size)
     check_dtype("dtype", dtype)
-    require(isinstance(signed, bool), "signed", signed, "True or False")
-    stored = torch.int8 if bits == 8 and signed else torch.uint8
-    require(codes.dtype == stored, "codes.dtype", codes.dtype, stored)
-    require(scales.dtype == torch.float32, "scales.dtype", scales.dtype, torch.float32)
-    require(codes.dim() == 2, "codes.shape", tuple(codes.shape), "two dimensions")
-    width = cols if bits == 8 else -(-cols // 2)
-    require(codes.shape[1] == width, "codes.shape", tuple(codes.shape), f"{width} columns")
-    shape = (-(-codes.shape[0] // block_size), -(-cols // block_size))
-    require(scales.shape == shape, "scales.shape", tuple(scales.shape), shape)
+    check_blocks(codes, scales, cols, bits, block_size, signed)
     return _dequantize(
         codes.detach(),
         scales.detach(),

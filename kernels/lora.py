@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from fedquad.kernels.language import Variant, has_triton, jit, tl, triton
-from fedquad.kernels.options import check_options
+from fedquad.kernels.options import check_blocks, check_options, require
 from fedquad.kernels.precision import product_precision
 from fedquad.kernels.reference import lora as reference
 from fedquad.kernels.tile_memory import load_blocks
@@ -270,16 +270,9 @@ def _check_blocks(
 ) -> None:
     """Raise ValueError unless these are blocks (T, cols), and u has as many rows."""
     check_options(u, bits, block_size, None)
-    rows = u.shape[0]
-    width = cols if bits == 8 else -(-cols // 2)
-    kind = torch.int8 if bits == 8 and signed else torch.uint8
-    if codes.shape != (rows, width) or codes.dtype != kind:
-        given = f"{tuple(codes.shape)} of {codes.dtype}"
-        raise ValueError(f"codes = {given} cannot be used: expected {(rows, width)} of {kind}")
-    blocks = (-(-rows // block_size), -(-cols // block_size))
-    if scales.shape != blocks or scales.dtype != torch.float32:
-        given = f"{tuple(scales.shape)} of {scales.dtype}"
-        raise ValueError(f"scales = {given} cannot be used: expected {blocks} of torch.float32")
+    rows = u.shape[:1]
+    require(codes.shape[:1] == rows, "codes.shape", tuple(codes.shape), f"{rows[0]} rows")
+    check_blocks(codes, scales, cols, bits, block_size, signed)
 
 
 def _variants() -> list[Variant]:

@@ -36,3 +36,19 @@ def check_options(x: torch.Tensor, bits: int, block_size: int, seed: int | None)
     check_dtype("dtype", x.dtype)
     check_format(bits, block_size)
     check_seed(seed)
+
+
+def check_blocks(
+    codes: torch.Tensor, scales: torch.Tensor, cols: int, bits: int, block_size: int, signed: bool
+) -> None:
+    """Raise ValueError unless codes and scales belong together, of a matrix of ``cols`` columns."""
+    check_format(bits, block_size)
+    require(isinstance(signed, bool), "signed", signed, "True or False")
+    stored = torch.int8 if bits == 8 and signed else torch.uint8
+    require(codes.dtype == stored, "codes.dtype", codes.dtype, stored)
+    require(scales.dtype == torch.float32, "scales.dtype", scales.dtype, torch.float32)
+    require(codes.dim() == 2, "codes.shape", tuple(codes.shape), "two dimensions")
+    width = cols if bits == 8 else -(-cols // 2)
+    require(codes.shape[1] == width, "codes.shape", tuple(codes.shape), f"{width} columns")
+    shape = (-(-codes.shape[0] // block_size), -(-cols // block_size))
+    require(scales.shape == shape, "scales.shape", tuple(scales.shape), shape)
