@@ -1,6 +1,7 @@
 """What an experiment is: frozen, validated settings, and the id derived from them."""
 
 from fedquad.config.experiments import RESULT_VERSION, FineTuneConfig, run_id, settings_of
+from fedquad.config.federated import FederatedConfig
 from fedquad.config.layers import Assignment, LayerConfig
 from fedquad.config.profiles import PROFILES, Profile, get_profile
 from fedquad.config.validation import (
@@ -15,6 +16,7 @@ __all__ = [
     "PROFILES",
     "RESULT_VERSION",
     "Assignment",
+    "FederatedConfig",
     "FineTuneConfig",
     "InputError",
     "LayerConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -91,6 +91,23 @@ class LayerCosts:
             + self.flops_per_lora_layer * num_kept
             + self.flops_per_quantized_layer * num_quantized,
         )
+
+    def of_layers(self, num_layers: int) -> LayerCosts:
+        """The same model cut into another number of layers, for an encoder that stands for it.
+
+        Each of the ``num_layers`` layers counts as L / num_layers of these; what
+        all layers cost together stays the same, up to rounding.
+        """
+        require_int("num_layers", num_layers, 1)
+        share = Fraction(self.num_layers, num_layers)
+        scaled = (
+            "bytes_per_lora_layer",
+            "bytes_saved_per_quantized_layer",
+            "flops_per_lora_layer",
+            "flops_per_quantized_layer",
+        )
+        values = {name: round(getattr(self, name) * share) for name in scaled}
+        return replace(self, num_layers=num_layers, **values)
 
     @classmethod
     def from_accounting(

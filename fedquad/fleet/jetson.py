@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedquad.config import InputError, require_choice, require_positive
+from fedquad.config.federated import THROUGHPUT_MODELS
 
 # One common fraction of the peak that training reaches (assumed).
 EFFICIENCY = 0.3
-THROUGHPUT_MODELS = ("fp16", "fp32", "roofline")
 _FLOP_PER_TENSOR_CORE_CLOCK = 128  # Volta, FP16: 64 fused multiply-adds
 
 

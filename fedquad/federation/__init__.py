@@ -1,0 +1,1 @@
+"""The federated system: devices, the round loop, and where devices run."""

@@ -1,0 +1,1 @@
+"""Federated methods, each one file against the contract of `fedquad.methods.method`."""
