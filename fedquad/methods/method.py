@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,16 @@ import numpy as np
 from peft import PeftModel
 from torch import Tensor
 
-from fedquad.config import Assignment
+from fedquad.config import Assignment, InputError
 from fedquad.cost.layer_costs import LayerCosts
 from fedquad.fleet.fleet import DeviceStatus
 from fedquad.model.adapter import Adapter
 
 Penalty = Callable[[PeftModel], Tensor]
 """A term that is added to the local loss: from the model in training to a scalar."""
+
+REGISTERED: dict[str, type[Method]] = {}
+"""Every method that is defined, by name; read it as `fedquad.methods.METHODS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +137,11 @@ class Accumulator(ABC):
 class Method(ABC):
     """A way to fine-tune on devices that differ: who trains what, and how it is put together.
 
-    A method is one file: a subclass with a ``name``, registered in
+    A method is one file: a subclass with a ``name`` of its own registers itself in
     `fedquad.methods.METHODS`. Its own settings are keyword arguments with
     defaults in its constructor and listed in ``defaults``; a run can set them
-    (``FederatedConfig.method_options``).
+    (``FederatedConfig.method_options``). Its ``label`` in figures is its name
+    unless it states one.
 
     Parameters
     ----------
@@ -146,6 +151,21 @@ class Method(ABC):
     name: ClassVar[str]
     label: ClassVar[str]
     defaults: ClassVar[dict[str, float]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:  # a common base of several methods
+            return
+        if not isinstance(cls.name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", cls.name):
+            raise InputError("method name", cls.name, "lower-case words and digits, joined by -")
+        if "label" not in cls.__dict__:
+            cls.label = cls.name
+        other = REGISTERED.get(cls.name)
+        # The same class again is a cell or a module that was run twice.
+        if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            taken = f"a name other than that of {other.__module__}.{other.__qualname__}"
+            raise InputError("method name", cls.name, taken)
+        REGISTERED[cls.name] = cls
 
     def __init__(self, setting: MethodSetting) -> None:
         self.setting = setting
@@ -202,4 +222,6 @@ class Method(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Go on from `state_dict`; `InputError` for what it did not write."""
+        if state:
+            raise InputError(f"state of {self.name}", sorted(state), "{}: it keeps nothing")
