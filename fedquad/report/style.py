@@ -62,6 +62,15 @@ LOOKS: dict[str, Look] = {
     "int8_blocks": Look("INT8 blocks", PALETTE[0], "o", "-"),
     "paper_saving": Look("paper's saving", PALETTE[7], "", "--", "//"),
     "checkpointing": Look("checkpointing", PALETTE[1], "v", ":"),
+    # federated methods: one look in every figure; FedLoRA is the unconstrained reference
+    "fedquad": Look("FedQuad", PALETTE[0], "o", "-"),
+    "fedra": Look("FedRA", PALETTE[1], "s", "--", "//"),
+    "inclusivefl": Look("InclusiveFL", PALETTE[2], "^", "-.", "xx"),
+    "layersel": Look("LayerSel", PALETTE[3], "D", ":", ".."),
+    "hetlora": Look("HetLoRA", PALETTE[4], "v", "--", "\\\\"),
+    "fedlora": Look("FedLoRA", PALETTE[7], "", "-", "||"),
+    "fedquad-no-qd": Look("FedQuad w/o QD", PALETTE[9], "s", "--", "//"),
+    "fedquad-no-ld": Look("FedQuad w/o LD", PALETTE[5], "^", ":", ".."),
 }
 
 _RC = {
@@ -99,17 +108,23 @@ def paper_style() -> Iterator[None]:
 
 
 def new_figure(
-    num_panels: int = 1, *, width: float = SINGLE_COLUMN, height: float = 2.0
+    num_panels: int = 1,
+    *,
+    num_rows: int = 1,
+    width: float = SINGLE_COLUMN,
+    height: float = 2.0,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of the paper's column width, in inches, with its panels side by side.
+    """A figure of the paper's column width, in inches, with ``num_panels`` side by side.
+
+    With ``num_rows`` there are as many in every row; they come row by row.
 
     pyplot forgets it at once: nothing shows it unasked and nobody has to close it,
     while a notebook that ends a cell with the figure still displays it.
     """
     figure = plt.figure(figsize=(width, height), layout="constrained")
     plt.close(figure)
-    axes = figure.subplots(1, num_panels, squeeze=False)[0]
-    return figure, list(axes)
+    axes = figure.subplots(num_rows, num_panels, squeeze=False)
+    return figure, list(axes.flat)
 
 
 def axes_or_new(ax: Axes | None) -> Axes:
@@ -165,18 +180,25 @@ def paper_marks(ax: Axes, x: object, y: object, label: str = "paper") -> Line2D:
 def stamp_text(df: pd.DataFrame) -> str:
     """What a figure says about its origin, from the columns of its frame.
 
-    The profile; then, of runs, the seeds and the trained model, of costs the
+    The profile; then, of runs, the seeds, the trained model and, where times
+    are simulated, the model and the throughput of the clock; of costs the
     reference model of the accounting and, apart from it, the model that was
     timed; and whether numbers were computed now or read from the record.
+
+    Runs have a row per ``seed``, or rows that say of how many (``num_seeds``).
     """
     parts = [f"profile {df['profile'].iloc[0]}"]
-    if "seed" in df:
-        seeds = df.groupby("task", sort=False)["seed"].nunique()
+    if "seed" in df or "num_seeds" in df:
+        by_task = df.groupby("task", sort=False)
+        seeds = by_task["seed"].nunique() if "seed" in df else by_task["num_seeds"].min()
         if seeds.nunique() == 1:
             parts.append(_plural(seeds.iloc[0], "seed"))
         else:
             parts.append(", ".join(f"{task}: {_plural(n, 'seed')}" for task, n in seeds.items()))
         parts.append("trained: " + ", ".join(df["model"].unique()))
+        if "reference_model" in df:
+            clock = ", ".join(df["reference_model"].unique())
+            parts.append(f"clock: {clock} ({', '.join(df['throughput_model'].unique())})")
         parts.append(_origin(df))
         return " · ".join(parts)
     measured = df["source"] == "measured" if "source" in df else pd.Series(False, df.index)
