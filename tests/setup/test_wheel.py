@@ -91,11 +91,11 @@ for file in sorted(paths.package_data().rglob("*")): print(file.relative_to(path
     assert all(module.startswith(str(installed.parent)) for module in modules)
     shipped = {
         str(path.relative_to(REPOSITORY / "data"))
-        for folder in ("architectures", "encoders", "learning_rates", "paper")
+        for folder in ("architectures", "encoders", "layer_costs", "learning_rates", "paper")
         for path in (REPOSITORY / "data" / folder).rglob("*")
         if path.is_file() and not path.name.startswith("checkpoint")
     }
-    assert {"paper/claims.csv", "architectures/roberta-large.json"} <= shipped
+    assert {"paper/claims.csv", "layer_costs/roberta-large.json"} <= shipped
     assert shipped <= files
     assert not any("runs" in file for file in files)
 
