@@ -35,8 +35,15 @@ class TensorSum:
         self.weight = weight
 
     def mean(self) -> dict[str, Tensor]:
-        """Weighted mean of what was added."""
+        """Weighted mean of what was added, in fp32."""
         return {name: tensor / self.weight for name, tensor in self._total.items()}
+
+    def mean_or(self, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`mean` in the names' order and dtypes of ``before``; its copy if nothing was added."""
+        if not self.weight:
+            return {name: tensor.clone() for name, tensor in before.items()}
+        mean = self.mean()
+        return {name: mean[name].to(tensor.dtype) for name, tensor in before.items()}
 
 
 class LayerwiseMean(Accumulator):
@@ -75,7 +82,7 @@ class LayerwiseMean(Accumulator):
         weight = 1.0 if self._weight_of is None else float(self._weight_of(update))
         if not weight > 0:
             raise InputError("weight of an update", weight, "a number > 0")
-        require_same_tensors(update, self._global)
+        require_same_tensors(update.adapter, self._global, update.device)
         for layer, tensors in update.adapter.lora.items():
             self._layers.setdefault(layer, TensorSum()).add(tensors, weight)
         self._head.add(update.adapter.head, weight)
@@ -98,33 +105,24 @@ class LayerwiseMean(Accumulator):
 
     def finish(self) -> Adapter:
         lora = {
-            layer: _mean_or(self._layers.get(layer), before)
+            layer: self._layers.get(layer, TensorSum()).mean_or(before)
             for layer, before in self._global.lora.items()
         }
-        head = _mean_or(self._head if self._head.weight else None, self._global.head)
-        return Adapter(lora, head, self._global.layout)
+        return Adapter(lora, self._head.mean_or(self._global.head), self._global.layout)
 
 
-def require_same_tensors(update: LocalUpdate, global_adapter: Adapter) -> None:
-    """Raise `InputError` unless the global adapter has all tensors of an update, in their shapes.
+def require_same_tensors(received: Adapter, known: Adapter, device: int) -> None:
+    """Raise `InputError` unless an update's layers and head are tensor by tensor the global ones.
 
-    The update may hold fewer layers, but of each layer, and of the head, all tensors.
+    It may hold fewer layers, but of each layer, and of the head, all tensors.
     """
-    received, known = update.adapter, global_adapter
     pairs = [("head", received.head, known.head)]
     pairs += [(f"layer {n}", tensors, known.lora.get(n)) for n, tensors in received.lora.items()]
     for place, tensors, there in pairs:
-        field = f"{place} of device {update.device}"
+        field = f"{place} of device {device}"
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if there is None:
             raise InputError(field, shapes, f"layers {sorted(known.lora)}")
         accepted = {name: tuple(tensor.shape) for name, tensor in there.items()}
         if shapes != accepted:
             raise InputError(field, shapes, f"the global adapter's {accepted}")
-
-
-def _mean_or(total: TensorSum | None, before: dict[str, Tensor]) -> dict[str, Tensor]:
-    if total is None:
-        return {name: tensor.clone() for name, tensor in before.items()}
-    mean = total.mean()
-    return {name: mean[name].to(tensor.dtype) for name, tensor in before.items()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import PeftModel
@@ -22,7 +23,7 @@ from fedquad.model.lora import (
 )
 from fedquad.model.peft_format import AdapterLayout, read_peft, write_peft
 
-__all__ = ["Adapter", "AdapterLayout"]
+__all__ = ["AdaptedMatrix", "Adapter", "AdapterLayout", "adapted_matrices"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,15 @@ class Adapter:
         }
         return replace(self, lora=lora)
 
+    def pad_rank(self, rank: int) -> Adapter:
+        """Zeros below each A and beside each B up to ``rank``: the same B A, of more rows."""
+        require_int("rank", rank, self.rank)
+        lora = {
+            layer: {name: _padded(tensor, _rank_axis(name), rank) for name, tensor in ts.items()}
+            for layer, ts in self.lora.items()
+        }
+        return replace(self, lora=lora)
+
     @classmethod
     def mean(cls, adapters: Sequence[Adapter]) -> Adapter:
         """Eq. (19): each layer's mean over the adapters that hold it; the head's over all.
@@ -180,6 +190,36 @@ class Adapter:
             Files that are missing or damaged, or another kind of adapter.
         """
         return cls(*read_peft(Path(folder)))
+
+
+class AdaptedMatrix(NamedTuple):
+    """A and B of one projection, and their names in the layer."""
+
+    layer: int
+    a_name: str
+    b_name: str
+    lora_a: Tensor
+    lora_b: Tensor
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """As in `Adapter.lora`."""
+        return {self.a_name: self.lora_a, self.b_name: self.lora_b}
+
+
+def adapted_matrices(lora: Mapping[int, Mapping[str, Tensor]]) -> Iterator[AdaptedMatrix]:
+    """The adapted projections in `Adapter.lora`, or in `fedquad.model.lora.lora_tensors`."""
+    for layer, tensors in lora.items():
+        for a_name, lora_a in tensors.items():
+            if a_name.endswith("lora_A"):
+                b_name = f"{a_name.removesuffix('lora_A')}lora_B"
+                yield AdaptedMatrix(layer, a_name, b_name, lora_a, tensors[b_name])
+
+
+def _padded(tensor: Tensor, axis: int, size: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[axis] = size - shape[axis]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
 
 
 def _rank_axis(name: str) -> int:
