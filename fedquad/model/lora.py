@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -169,8 +169,13 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def gradient_norms(model: PeftModel) -> dict[int, float]:
+def gradient_norms(lora: Mapping[int, Mapping[str, nn.Parameter]]) -> dict[int, float]:
     """g_l: L2 norm of the gradient of each layer's LoRA tensors, where it has one.
+
+    Parameters
+    ----------
+    lora : mapping of int to mapping of str to Parameter
+        As `lora_tensors` gives it.
 
     Returns
     -------
@@ -178,7 +183,7 @@ def gradient_norms(model: PeftModel) -> dict[int, float]:
         Trainable layers only, ascending; empty before the first backward.
     """
     norms = {}
-    for layer, weights in lora_tensors(model).items():
+    for layer, weights in lora.items():
         gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
         if gradients:
             norms[layer] = torch.nn.utils.get_total_norm(gradients)

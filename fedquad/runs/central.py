@@ -20,7 +20,8 @@ from fedquad.model.lora import attach_lora, set_trainable_layers
 from fedquad.runs.environment import describe_environment
 from fedquad.runs.results import pack
 from fedquad.runs.run import Run
-from fedquad.tasks.task import Task, TokenizedSplit, tokenize
+from fedquad.tasks.task import Task, TokenizedSplit
+from fedquad.tasks.tokens import tokenize_task
 from fedquad.training.local import LocalTrainer, evaluate
 
 CHECKPOINT_EVERY_S = 30.0
@@ -56,7 +57,7 @@ class CentralRun:
         self.task = task
         self.torch_device = torch_device
         _check_quantized_layers(config, num_layers(backbone.model))
-        self.train_rows, self.eval_rows = _tokens(config, task, backbone)
+        self.train_rows, self.eval_rows = tokenize_task(task, backbone, config.max_length)
         self.trainer = _make_trainer(config, backbone, self.train_rows, torch_device)
 
     def go_on(self, run: Run, on_step: Callable[[int], None]) -> None:
@@ -194,33 +195,3 @@ def _restore(run: Run, trainer: LocalTrainer) -> list[float]:
             losses = []
     run.rewind(sum(row["step"] <= trainer.step_idx for row in run.rows))
     return losses
-
-
-_last_tokens: dict[tuple, tuple[TokenizedSplit, TokenizedSplit]] = {}
-
-
-def _tokens(
-    config: FineTuneConfig, task: Task, backbone: Backbone
-) -> tuple[TokenizedSplit, TokenizedSplit]:
-    """Both splits as tokens; kept for the next run, which mostly has the same."""
-    key = (
-        task.fingerprint,
-        backbone.name,
-        backbone.fingerprint,
-        config.max_length,
-        config.train_samples,
-        config.eval_samples,
-        config.evaluate_on,
-    )
-    if key not in _last_tokens:
-        _last_tokens.clear()
-        _last_tokens[key] = (
-            tokenize(task.train, backbone.tokenizer, config.max_length),
-            tokenize(task.eval, backbone.tokenizer, config.max_length),
-        )
-    limit = backbone.max_length
-    longest = max(len(row) for split in _last_tokens[key] for row in split.input_ids)
-    if longest > limit:
-        accepted = f"at most {limit}, which {backbone.name} can read; a row has {longest} tokens"
-        raise InputError("max_length", config.max_length, accepted)
-    return _last_tokens[key]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from fedquad.config import FineTuneConfig, InputError, run_id
+from fedquad.config import FineTuneConfig
 from fedquad.model.backbone import load_backbone
 from fedquad.runs.central import CentralRun
-from fedquad.runs.journal import StoreError
-from fedquad.runs.pool import Report, run_all
+from fedquad.runs.collection import Experiment
+from fedquad.runs.pool import Report
 from fedquad.runs.results import (
     FineTuneResult,
     all_settings,
@@ -20,9 +17,7 @@ from fedquad.runs.results import (
     results_frame,
     run_settings,
 )
-from fedquad.runs.run import require_same
 from fedquad.runs.store import RunStore
-from fedquad.tasks.glue import GLUE_TASKS, local_glue
 from fedquad.tasks.task import load_task, with_holdout
 
 __all__ = ["FineTuneResult", "finetune", "load_or_run", "results_frame", "run_settings"]
@@ -68,28 +63,14 @@ def load_or_run(
     WorkerError
         A worker process died. Finished runs are kept, the others resume.
     """
-    configs = list(configs)
-    settings = all_settings(configs)
-    ids = [run_id(one) for one in settings]
-    unique = dict(zip(ids, zip(configs, settings, strict=True), strict=True))
-    fingerprint = lru_cache(_fingerprint_at_hand)
-    results = {}
-    if not fresh:
-        for key, (config, one) in unique.items():
-            if result := _read(config, one, store, fingerprint):
-                results[key] = result
-    missing = {key: pair for key, pair in unique.items() if key not in results}
-    run_all(
-        _compute,
-        [(config, store.root, fresh, torch_device) for config, _ in missing.values()],
-        [config.num_steps for config, _ in missing.values()],
+    return _FINE_TUNING.load_or_run(
+        configs,
+        store,
         workers=workers,
+        fresh=fresh,
         progress=progress,
-        description="fine-tuning",
+        torch_device=torch_device,
     )
-    for key, (config, one) in missing.items():
-        results[key] = result_of(config, store.read(one), from_record=False)
-    return [results[key] for key in ids]
 
 
 def finetune(
@@ -118,7 +99,7 @@ def finetune(
         The loss is not finite any more.
     """
     settings = run_settings(config)
-    if not fresh and (result := _read(config, settings, store, _fingerprint_at_hand)):
+    if not fresh and (result := _FINE_TUNING.read(config, store)):
         return result
     task = load_task(
         config.task, train_samples=config.train_samples, eval_samples=config.eval_samples
@@ -139,28 +120,11 @@ def _compute(item: tuple[FineTuneConfig, Path, bool, str], report: Report) -> No
     finetune(config, RunStore(root), on_step=report, fresh=fresh, torch_device=torch_device)
 
 
-def _read(
-    config: FineTuneConfig,
-    settings: dict[str, Any],
-    store: RunStore,
-    fingerprint: Callable[[str], str | None],
-) -> FineTuneResult | None:
-    stored = store.read(settings)
-    if stored is None:
-        return None
-    if now := fingerprint(config.task):
-        require_same("sources", stored.sources, stored.sources | {"task": now}, stored.directory)
-    if (stored.directory / "checkpoint").exists():  # killed just after its final row
-        with suppress(StoreError):
-            store.open(settings, stored.sources).close()
-    return result_of(config, stored, from_record=True)
-
-
-def _fingerprint_at_hand(task: str) -> str | None:
-    """Fingerprint of a task's content, None if it is not on this machine."""
-    try:
-        if task in GLUE_TASKS and local_glue(task) is None:
-            return None
-        return load_task(task).fingerprint
-    except InputError:
-        return None
+_FINE_TUNING = Experiment(
+    all_settings=all_settings,
+    compute=_compute,
+    result_of=result_of,
+    length=lambda config: config.num_steps,
+    unit="step",
+    description="fine-tuning",
+)

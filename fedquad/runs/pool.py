@@ -40,6 +40,7 @@ def run_all(
     workers: int = 1,
     progress: bool = True,
     description: str = "steps",
+    unit: str = "step",
 ) -> None:
     """Call ``function(item, report)`` for every item.
 
@@ -51,7 +52,7 @@ def run_all(
     items : sequence
         What can be pickled.
     totals : sequence of int
-        Steps of each item: the length of its part of the bar.
+        Steps (or other units) of each item: the length of its part of the bar.
     workers : int
         Processes; 1 runs everything in this one. Either way with one torch
         thread, since sums depend on the number of threads.
@@ -66,7 +67,7 @@ def run_all(
         return
     # Left to its default otherwise, so that $TQDM_DISABLE counts.
     options = {} if progress else {"disable": True}
-    with tqdm(total=sum(totals), unit="step", desc=description, **options) as bar:
+    with tqdm(total=sum(totals), unit=unit, desc=description, **options) as bar:
         if workers <= 1:
             _run_here(function, items, bar)
         else:

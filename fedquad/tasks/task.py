@@ -200,6 +200,16 @@ class TokenizedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, indices: Sequence[int] | np.ndarray) -> TokenizedSplit:
+        """The rows at ``indices``, in that order; their tokens are shared, not copied."""
+        types = self.token_type_ids
+        return replace(
+            self,
+            input_ids=[self.input_ids[i] for i in indices],
+            token_type_ids=None if types is None else [types[i] for i in indices],
+            labels=self.labels[indices],
+        )
+
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         """The rows at ``indices``, padded on the right to the longest of them.
 

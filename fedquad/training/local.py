@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,21 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedquad.config import InputError, require_int, require_positive
-from fedquad.model.lora import gradient_norms, trainable_parameters
+from fedquad.config import InputError, require_choice, require_int, require_positive
+from fedquad.model.lora import gradient_norms, lora_tensors, trainable_parameters
 from fedquad.tasks.task import TokenizedSplit
 from fedquad.training.schedule import cosine_rate, row_order, seed_entropy, step_seed
 
-__all__ = ["DivergenceError", "Evaluation", "LocalTrainer", "cosine_rate", "evaluate", "row_order"]
+__all__ = [
+    "DivergenceError",
+    "Evaluation",
+    "LocalTrainer",
+    "cosine_rate",
+    "evaluate",
+    "evaluate_batch",
+    "evaluation_batches",
+    "row_order",
+]
 
 
 class DivergenceError(ArithmeticError):
@@ -50,13 +59,18 @@ class LocalTrainer:
     rows : TokenizedSplit
     num_steps, batch_size : int
     learning_rate : float
-        Peak of `cosine_rate`.
+        Peak of `cosine_rate`, or the rate itself.
     seed : int or sequence of int
         Of the order of the rows and of dropout, such as (seed, round, device).
     torch_device : str
         ``cpu`` or ``cuda``.
     record_gradient_norms : bool
         Keep the mean over steps of each layer's LoRA gradient norm (g_l).
+    schedule : {"cosine", "constant"}
+        The cosine over ``num_steps``, or ``learning_rate`` at every step (one
+        round of many, whose cosine falls from round to round).
+    penalty : callable, optional
+        From the model to a scalar that is added to each step's loss.
 
     Attributes
     ----------
@@ -75,11 +89,14 @@ class LocalTrainer:
         seed: int | Sequence[int],
         torch_device: str = "cpu",
         record_gradient_norms: bool = False,
+        schedule: str = "cosine",
+        penalty: Callable[[nn.Module], torch.Tensor] | None = None,
     ) -> None:
         require_int("num_steps", num_steps, 1)
         require_int("batch_size", batch_size, 1)
         require_positive("learning_rate", learning_rate)
         require_int("rows to train on", len(rows.labels), 1)
+        require_choice("schedule", schedule, ("cosine", "constant"))
         self.model = model.to(torch_device)
         self.rows = rows
         self.torch_device = torch.device(torch_device)
@@ -98,6 +115,9 @@ class LocalTrainer:
             self._weights.values(), lr=learning_rate, weight_decay=0.0, fused=True
         )
         self._norm_sums: dict[int, float] | None = {} if record_gradient_norms else None
+        self._lora = lora_tensors(model) if record_gradient_norms else {}
+        self._is_constant = schedule == "constant"
+        self._penalty = penalty
 
     @property
     def num_steps(self) -> int:
@@ -123,6 +143,8 @@ class LocalTrainer:
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(step_seed(settings["seed"], step))
             loss = cross_entropy(self.model(**batch).logits, labels)
+            if self._penalty is not None:
+                loss = loss + self._penalty(self.model)
             loss.backward()
         value = loss.item()
         gradients = [w.grad for w in self._weights.values() if w.grad is not None]
@@ -133,10 +155,11 @@ class LocalTrainer:
                 f"try a learning rate below {settings['learning_rate']:g}"
             )
         if self._norm_sums is not None:
-            for layer, layer_norm in gradient_norms(self.model).items():
+            for layer, layer_norm in gradient_norms(self._lora).items():
                 self._norm_sums[layer] = self._norm_sums.get(layer, 0.0) + layer_norm
-        for group in self._optimizer.param_groups:
-            group["lr"] = cosine_rate(step, self.num_steps, settings["learning_rate"])
+        if not self._is_constant:
+            for group in self._optimizer.param_groups:
+                group["lr"] = cosine_rate(step, self.num_steps, settings["learning_rate"])
         self._optimizer.step()
         self.step_idx += 1
         return value
@@ -202,31 +225,41 @@ class LocalTrainer:
         self._norm_sums = None if sums is None else dict(map(tuple, sums))
 
 
-def evaluate(model: nn.Module, rows: TokenizedSplit, batch_size: int = 64) -> Evaluation:
-    """Accuracy and loss of a model over a split, on the device where the model is.
-
-    Rows are run in order of length, so that little padding is computed, and
-    reported in the order of the split. Train or eval mode is left as it was.
-    """
+def evaluation_batches(rows: TokenizedSplit, batch_size: int = 64) -> list[np.ndarray]:
+    """The rows of a split in order of length, cut into batches: little padding is computed."""
     require_int("batch_size", batch_size, 1)
     require_int("rows to evaluate", len(rows.labels), 1)
-    torch_device = next(model.parameters()).device
     by_length = np.argsort([len(ids) for ids in rows.input_ids], kind="stable")
-    correct = np.empty(len(by_length), dtype=bool)
-    losses = np.empty(len(by_length), dtype=np.float64)
+    return [by_length[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def evaluate_batch(
+    model: nn.Module, rows: TokenizedSplit, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each of these rows is classified correctly (bool), and its loss (float64).
+
+    Runs on the device where the model is; train or eval mode is left as it was.
+    """
+    batch = _to_device(rows.batch(chosen), next(model.parameters()).device)
+    labels = batch.pop("labels")
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for start in range(0, len(by_length), batch_size):
-                chosen = by_length[start : start + batch_size]
-                batch = _to_device(rows.batch(chosen), torch_device)
-                labels = batch.pop("labels")
-                logits = model(**batch).logits
-                correct[chosen] = (logits.argmax(dim=-1) == labels).cpu().numpy()
-                losses[chosen] = cross_entropy(logits, labels, reduction="none").cpu().numpy()
+            logits = model(**batch).logits
+            correct = (logits.argmax(dim=-1) == labels).cpu().numpy()
+            losses = cross_entropy(logits, labels, reduction="none").cpu().numpy()
     finally:
         model.train(was_training)
+    return correct, losses.astype(np.float64)
+
+
+def evaluate(model: nn.Module, rows: TokenizedSplit, batch_size: int = 64) -> Evaluation:
+    """Accuracy and loss of a model over a split, reported in the order of the split."""
+    correct = np.empty(len(rows), dtype=bool)
+    losses = np.empty(len(rows), dtype=np.float64)
+    for chosen in evaluation_batches(rows, batch_size):
+        correct[chosen], losses[chosen] = evaluate_batch(model, rows, chosen)
     return Evaluation(float(correct.mean()), float(losses.mean()), correct)
 
 
