@@ -95,7 +95,9 @@ def test_duplicates_run_once_and_results_come_in_order(tiny, store, monkeypatch)
     calls = []
     compute = finetune._compute
     monkeypatch.setattr(
-        finetune, "_compute", lambda item, report: calls.append(item) or compute(item, report)
+        finetune._FINE_TUNING,
+        "_compute",
+        lambda item, report: calls.append(item) or compute(item, report),
     )
     a, b = tiny(num_steps=2), tiny(num_steps=3)
     results = load_or_run([b, a, b], store, progress=False)
