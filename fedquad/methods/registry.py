@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from fedquad.config import InputError
@@ -91,13 +91,13 @@ def create_method(
     return find_method(name)(setting, **dict(normalised_options(name, options)))
 
 
-def _import_own_modules() -> None:
-    package = sys.modules[__package__]
-    for module in pkgutil.iter_modules(package.__path__, prefix=f"{__package__}."):
+def import_methods_of(folders: Iterable[str], package: str) -> None:
+    """Import every module in a package's folders, and put the paper's methods first."""
+    for module in pkgutil.iter_modules(folders, prefix=f"{package}."):
         importlib.import_module(module.name)
     for name in (*_FIRST, *(name for name in list(REGISTERED) if name not in _FIRST)):
         if name in REGISTERED:
             REGISTERED[name] = REGISTERED.pop(name)
 
 
-_import_own_modules()
+import_methods_of(sys.modules[__package__].__path__, __package__)
