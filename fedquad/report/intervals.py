@@ -111,7 +111,7 @@ class Bootstrap:
         self.groups = tuple(groups)
         self.num_seeds, self.num_items = correct.shape[1:]
         self._means = correct.mean(axis=(1, 2))
-        self._replicates = _resample(correct, num_replicates)
+        self._replicates, _ = resample(correct, num_replicates)
 
     @classmethod
     def from_frame(cls, df: pd.DataFrame, by: str) -> Bootstrap:
@@ -189,8 +189,22 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resample(correct: np.ndarray, num_replicates: int) -> np.ndarray:
-    """Accuracy of every group in every replicate, shape ``(groups, num_replicates)``."""
+def resample(correct: np.ndarray, num_replicates: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw seeds and test items with replacement, the same draws for every group.
+
+    Parameters
+    ----------
+    correct : np.ndarray
+        Booleans of shape ``(groups, seeds, items)``.
+    num_replicates : int
+
+    Returns
+    -------
+    accuracies : np.ndarray
+        Of every group in every replicate, shape ``(groups, num_replicates)``.
+    seed_weights : np.ndarray
+        How often each seed was drawn in each replicate, shape ``(num_replicates, seeds)``.
+    """
     num_groups, num_seeds, num_items = correct.shape
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     drawn_seeds = rng.integers(num_seeds, size=(num_replicates, num_seeds))
@@ -206,7 +220,7 @@ def _resample(correct: np.ndarray, num_replicates: int) -> np.ndarray:
         hits = (item_weights @ runs).reshape(stop - start, num_groups, num_seeds)
         total = np.einsum("bgs,bs->gb", hits, seed_weights[start:stop])
         replicates[:, start:stop] = total / (num_seeds * num_items)
-    return replicates
+    return replicates, seed_weights
 
 
 def _counts(drawn: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,15 @@ class Evidence:
         self._task = task
         self._frames: dict[str, pd.DataFrame] = {}
         self._bootstraps: dict[tuple[str, str], Bootstrap] = {}
+        self._made: dict[Hashable, Any] = {}
         self._of_task: dict[str, Evidence] = {}
+
+    @classmethod
+    def of_frames(cls, frames: Mapping[str, pd.DataFrame]) -> Evidence:
+        """Evidence of frames that are at hand, by the figure's name; no file is read."""
+        evidence = cls(Path())
+        evidence._frames = dict(frames)
+        return evidence
 
     def frame(self, figure: str) -> pd.DataFrame:
         """The frame of a figure; `NotAttemptedError` when it has not been computed."""
@@ -67,6 +76,12 @@ class Evidence:
         if (figure, by) not in self._bootstraps:
             self._bootstraps[figure, by] = Bootstrap.from_frame(self.frame(figure), by)
         return self._bootstraps[figure, by]
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, made once: comparisons of curves serve many claims."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def tasks(self, figure: str) -> list[str]:
         """Tasks of a trained figure, in the order of its rows."""

@@ -45,13 +45,20 @@ def accuracy_rows(runs: pd.DataFrame, by: str, *, profile: str) -> pd.DataFrame:
     Raises
     ------
     InputError
-        When a run's accuracy is not the mean of its per-item answers: the
-        interval would then be that of something else.
+        As `require_answers`.
     """
     rows = runs[[by, *RUN_COLUMNS]].copy()
+    require_answers(rows)
+    rows.insert(0, "profile", profile)
+    return rows
+
+
+def require_answers(rows: pd.DataFrame) -> None:
+    """Raise `InputError` where an accuracy is not the mean of its per-item answers.
+
+    The interval would then be that of something else.
+    """
     for row in rows.itertuples():
         mean = decode_correct(row.correct, row.num_eval).mean()
         if not np.isclose(mean, row.accuracy, rtol=0, atol=1e-6):
             raise InputError("accuracy", row.accuracy, f"{mean}, the mean of `correct`")
-    rows.insert(0, "profile", profile)
-    return rows
