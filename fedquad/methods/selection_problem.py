@@ -13,6 +13,7 @@ from fedquad.cost.layer_costs import LayerCosts
 
 REWARD_OFFSET_S = 1e-4
 """c of Eq. (18)."""
+_MOST_BYTES = 2**63 - 1
 _LONGEST_TIME_S = 1e200  # sums of so long times are finite, and so are their quotients
 
 
@@ -86,6 +87,7 @@ class SelectionProblem:
         t_avg of the round before; None becomes ``first_mean_time_scale`` times
         `first_mean_completion_time_s`.
     first_mean_time_scale : float
+        The first t_avg is a real setting: any that can be met is a fixed point.
     local_steps : int
         Steps of a round: completion times are theirs together.
     reward_offset_s : float
@@ -127,21 +129,17 @@ class SelectionProblem:
             raise InputError("flops_per_second", rate, "a number > 0, a step of finite time")
         gains = expected_gains(self.gradient_norms, self.costs.num_layers)
         if not math.isfinite(float(gains[-1]) / self.reward_offset_s):
-            accepted = "a number so large that the gain divided by it is finite"
-            raise InputError("reward_offset_s", self.reward_offset_s, accepted)
-        self._set("memory_budget_bytes", budgets)
-        self._set("flops_per_second", speeds)
-        self._set("flops_of_configuration", flops)
-        self._set("gain_of_depth", gains)
+            raise InputError("reward_offset_s", self.reward_offset_s, "a finite G(L) / c")
+        object.__setattr__(self, "memory_budget_bytes", budgets)
+        object.__setattr__(self, "flops_per_second", speeds)
+        object.__setattr__(self, "flops_of_configuration", flops)
+        object.__setattr__(self, "gain_of_depth", gains)
         if self.mean_completion_time_s is None:
             first = self.first_mean_time_scale * first_mean_completion_time_s(self)
-            self._set("mean_completion_time_s", first)
+            object.__setattr__(self, "mean_completion_time_s", first)
         time = self.mean_completion_time_s
         if not math.isfinite(time) or time < 0:
             raise InputError("mean_completion_time_s", time, "a finite number >= 0")
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
 
     @property
     def num_devices(self) -> int:
@@ -190,7 +188,7 @@ def expected_gains(gradient_norms: np.ndarray, num_layers: int) -> np.ndarray:
     Raises
     ------
     InputError
-        Not L norms, or one that is negative or not finite, or a sum that is not.
+        Not L norms, or one that is negative or not finite.
     """
     norms = np.asarray(gradient_norms, dtype=np.float64)
     if norms.shape != (num_layers,):
@@ -205,8 +203,7 @@ def expected_gains(gradient_norms: np.ndarray, num_layers: int) -> np.ndarray:
 def deepest_unquantized(problem: SelectionProblem) -> np.ndarray:
     """d_i: the deepest LoRA depth that fits without quantization, of int64, shape (n,); 0 if none.
 
-    A device with d_i = 0 fits nothing at all: (1, 0) is the smallest configuration,
-    since a <= d - 1 and m_q <= m_o.
+    A device with d_i = 0 fits nothing at all: (1, 0) is the smallest, as m_q <= m_o.
     """
     costs = problem.costs
     room = problem.memory_budget_bytes - costs.fixed_bytes
@@ -216,7 +213,7 @@ def deepest_unquantized(problem: SelectionProblem) -> np.ndarray:
 def first_mean_completion_time_s(problem: SelectionProblem) -> float:
     """t_avg before there was a round: mean completion time of (d_i, 0) (assumed, see notes).
 
-    Over the devices that fit something; 0 if none does, and then nobody is assigned.
+    Over the devices that fit something; 0 if none does.
     """
     depth = deepest_unquantized(problem)
     fits = depth > 0
@@ -227,11 +224,11 @@ def first_mean_completion_time_s(problem: SelectionProblem) -> float:
 
 
 def _whole_bytes(budgets: Any, costs: LayerCosts) -> np.ndarray:
-    """Budgets as int64, cut at what the largest configuration needs: more changes nothing."""
+    """Budgets as int64, beyond which no configuration can be."""
     largest = costs.fixed_bytes + costs.bytes_per_lora_layer * costs.num_layers
-    if largest >= 2**63:
-        raise InputError("layer costs", largest, "less than 2**63 bytes at full depth")
-    return np.clip(np.asarray(budgets, dtype=object), 0, largest).astype(np.int64)
+    if largest > _MOST_BYTES:
+        raise InputError("layer costs", largest, "less than 2^63 bytes at full depth")
+    return np.clip(np.asarray(budgets, dtype=object), 0, _MOST_BYTES).astype(np.int64)
 
 
 def _flops_of_configuration(costs: LayerCosts, local_steps: int) -> np.ndarray:
