@@ -14,6 +14,7 @@ from fedquad.cli.doctor import doctor
 from fedquad.cli.finetune import finetune
 from fedquad.cli.gallery import gallery
 from fedquad.cli.memory import memory
+from fedquad.cli.plan import plan
 from fedquad.cli.pretrain import pretrain
 from fedquad.cli.reproduce import reproduce
 from fedquad.cli.tune import check_tasks, tune
@@ -34,6 +35,7 @@ COMMANDS = (
     gallery,
     finetune,
     memory,
+    plan,
     doctor,
     verify,
     bench,

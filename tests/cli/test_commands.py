@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -38,10 +39,11 @@ def test_every_option_is_documented(run, command):
     status, shown, _ = run(f"{command} --help")
     assert status == 0
     box = shown.partition("─ Parameters")[2].splitlines()[1:-1]
-    options = [line for line in box if line.startswith(("│ --", "│ * --"))]
+    # A required option has a star before it, and then the others are set further in.
+    options = [line for line in box if re.match(r"│ {1,4}(\*  )?--", line)]
     assert options or not box
     for line in options:
-        described = line.strip("│ ").split("  ", 1)
+        described = line.strip("│ *").split("  ", 1)
         assert len(described) == 2, f"{line} says nothing"
         assert described[1].strip()
 
