@@ -133,19 +133,22 @@ def encode(
 ) -> bytes:
     """A payload: 8 bytes of the header's length, little-endian; the header; the tensors.
 
+    The header is a JSON object of the kind, the fields, and the tensors' names in
+    their order. The same message is the same bytes.
+
     Nothing is checked here: what cannot be used is refused, and reported, by the
     side that receives it.
     """
-    header = json.dumps({"kind": kind, **fields}).encode()
-    body = b""
-    if tensors:
-        flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-        body = safetensors.torch.save(flat)
+    tensors = tensors or {}
+    # safetensors has an order of its own when it saves, and none when it loads.
+    header = json.dumps({"kind": kind, **fields, "tensors": list(tensors)}).encode()
+    flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    body = safetensors.torch.save(flat) if flat else b""
     return len(header).to_bytes(_LENGTH_BYTES, "little") + header + body
 
 
 def decode(payload: bytes) -> Message:
-    """The inverse of `encode`.
+    """The inverse of `encode`; tensors come in the order in which they were sent.
 
     Raises
     ------
@@ -166,7 +169,13 @@ def decode(payload: bytes) -> Message:
         raise WireError("header", payload[_LENGTH_BYTES:end], f"JSON ({error})") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
         raise WireError("header", fields, 'a JSON object with a string "kind"')
-    return Message(fields.pop("kind"), fields, _tensors(payload[end:]))
+    tensors, names = _tensors(payload[end:]), fields.pop("tensors", None)
+    for name in require_list("tensors", names):
+        if not isinstance(name, str) or name not in tensors:
+            raise WireError("tensors", names, "the names of all tensors in the payload")
+    if len(names) != len(tensors) or len(set(names)) != len(names):
+        raise WireError("tensors", names, "the names of all tensors in the payload, none twice")
+    return Message(fields.pop("kind"), fields, {name: tensors[name] for name in names})
 
 
 def _tensors(body: bytes) -> dict[str, Tensor]:
