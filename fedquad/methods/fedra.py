@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from fedquad.methods.budget import under_policy
 from fedquad.methods.method import Accumulator, History, Method
 from fedquad.model.adapter import Adapter
 
-# Its own branch of (seed, round, device), so that no other draw repeats it.
+# Its own branch of (seed, round), so that no other draw repeats it.
 _DRAW = tuple(b"fedra")
 
 
@@ -30,24 +31,32 @@ class FedRA(Method):
     label = "FedRA"
 
     def assign(self, statuses: Sequence[DeviceStatus], history: History) -> list[Assignment | None]:
+        ranks = self._ranks(history.round_idx, len(statuses))
+        sub_model = cache(self._sub_model)  # the same layers are drawn by many of many devices
         assignments = []
-        for device, status in enumerate(statuses):
-            assignment = None
-            if status.depth_budget >= 1:
-                layers = self._draw(history.round_idx, device, status.depth_budget)
-                assignment = Assignment(
-                    num_layers=self.setting.num_layers,
-                    active_layers=layers,
-                    trainable_layers=layers,
-                    lora_rank=self.setting.lora_rank,
-                )
-            assignments.append(under_policy(self.setting, status, assignment))
+        for status, rank in zip(statuses, ranks, strict=True):
+            layers = tuple(np.flatnonzero(rank < status.depth_budget).tolist())
+            assignments.append(under_policy(self.setting, status, sub_model(layers)))
         return assignments
 
     def accumulator(self, global_adapter: Adapter) -> Accumulator:
         return LayerwiseMean(global_adapter)
 
-    def _draw(self, round_idx: int, device: int, count: int) -> tuple[int, ...]:
-        entropy = (self.setting.seed, round_idx, device)
-        rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=_DRAW))
-        return tuple(sorted(rng.choice(self.setting.num_layers, count, replace=False).tolist()))
+    def _ranks(self, round_idx: int, num_devices: int) -> np.ndarray:
+        """A random order of the layers for each device, of shape (n, L).
+
+        Row i is the i-th of a stream of rows, the same however many follow.
+        """
+        sequence = np.random.SeedSequence((self.setting.seed, round_idx), spawn_key=_DRAW)
+        numbers = np.random.default_rng(sequence).random((num_devices, self.setting.num_layers))
+        return numbers.argsort(axis=1).argsort(axis=1)
+
+    def _sub_model(self, layers: tuple[int, ...]) -> Assignment | None:
+        if not layers:
+            return None
+        return Assignment(
+            num_layers=self.setting.num_layers,
+            active_layers=layers,
+            trainable_layers=layers,
+            lora_rank=self.setting.lora_rank,
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -64,8 +65,9 @@ class HetLoRA(Method):
         self._kept_ranks: dict[int, int] = {}
 
     def assign(self, statuses: Sequence[DeviceStatus], history: History) -> list[Assignment | None]:
+        at_rank = cache(self._at_rank)  # there are few ranks and may be many devices
         return [
-            under_policy(self.setting, status, self._at_rank(self._rank(device, status)))
+            under_policy(self.setting, status, at_rank(self._rank(device, status)))
             for device, status in enumerate(statuses)
         ]
 
@@ -191,8 +193,5 @@ def product_norm(lora_a: Tensor, lora_b: Tensor) -> float:
 def _tail_product(lora: Mapping[int, Mapping[str, Tensor]], start: int) -> Tensor:
     """Sum of ||B[:, start:]||_F ||A[start:, :]||_F over the adapted matrices, a scalar."""
     norm = torch.linalg.vector_norm
-    products: Iterable[Tensor] = [
-        norm(matrix.lora_b[:, start:]) * norm(matrix.lora_a[start:])
-        for matrix in adapted_matrices(lora)
-    ]
-    return torch.stack(list(products)).sum()
+    products = [norm(m.lora_b[:, start:]) * norm(m.lora_a[start:]) for m in adapted_matrices(lora)]
+    return torch.stack(products).sum()

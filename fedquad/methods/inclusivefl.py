@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar
 
 from torch import Tensor
@@ -41,8 +42,9 @@ class InclusiveFL(Method):
         self.beta = beta
 
     def assign(self, statuses: Sequence[DeviceStatus], history: History) -> list[Assignment | None]:
+        sub_model = cache(self._first_layers)  # there are few sizes and may be many devices
         return [
-            under_policy(self.setting, status, self._first_layers(status.depth_budget))
+            under_policy(self.setting, status, sub_model(status.depth_budget))
             for status in statuses
         ]
 
@@ -76,7 +78,7 @@ class MomentumMean(Accumulator):
     of its updates over all devices that hold it; layers above the largest size
     keep their values. So with n[l] holders of layer l = k-1, its plain mean over
     them moves by n_k / n[l] * (D'_k[l] - D_k[l]); that is how it is computed, and
-    with beta = 0 or a single size it is exactly Eq. (19).
+    with beta = 0 or a single size it is Eq. (19).
 
     Held is one adapter a size.
     """

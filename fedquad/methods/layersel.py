@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedquad.model.adapter import Adapter
 
 
 class LayerSel(Method):
-    """Layer selection (Sun et al., "Exploring selective layer fine-tuning in federated learning").
+    """Selective layer fine-tuning (Sun et al., https://arxiv.org/abs/2408.15600).
 
     Before each round every device runs one batch over the whole model, which is
     priced as one step of full depth; the squared gradient norm of a layer is its
@@ -54,10 +55,11 @@ class LayerSel(Method):
 
     def probe(self, statuses: Sequence[DeviceStatus], round_idx: int) -> list[Assignment | None]:
         num_layers = self.setting.num_layers
+        training = cache(self._training)
         probes = []
         for status in statuses:
             depth = self._reach(status)
-            probe = self._training(tuple(range(num_layers - depth, num_layers))) if depth else None
+            probe = training(tuple(range(num_layers - depth, num_layers))) if depth else None
             probes.append(under_policy(self.setting, status, probe))
         return probes
 
@@ -74,8 +76,9 @@ class LayerSel(Method):
             self.balance,
             allowed=np.arange(num_layers) >= lowest[:, None],
         )
+        training = cache(self._training)
         for device, row in zip(probed, chosen, strict=True):
-            choice = self._training(tuple(np.flatnonzero(row).tolist()))
+            choice = training(tuple(np.flatnonzero(row).tolist()))
             assignments[device] = under_policy(self.setting, statuses[device], choice)
         return assignments
 
