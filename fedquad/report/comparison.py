@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from fedquad.config import require_choice
-from fedquad.report.claims import checkpointing, fig01, fig02, fig03, fig04
+from fedquad.report.claims import checkpointing, fig01, fig02, fig03, fig04, fig09
 from fedquad.report.claims.evidence import Evidence, line_fit, total_of
 from fedquad.report.claims.verdict import NotAttemptedError
 from fedquad.report.intervals import Estimate
+from fedquad.report.main_numbers import ITEMS as MAIN_ITEMS
+from fedquad.report.main_numbers import MAIN_REPRODUCTIONS, level_note
 from fedquad.report.paper import Reported, reported_items
 
 Reproduction = Callable[[Evidence], Estimate]
@@ -100,7 +102,15 @@ def _second_gain(evidence: Evidence) -> Estimate:
     return fig04.synergy(evidence)[0].contrast({2: 1, 1: -1})
 
 
-ITEMS = ("fig01", "fig02", "fig03", "fig04")
+def _waiting_cut(task: str, baseline: str) -> Reproduction:
+    return lambda evidence: fig09.cut_on(evidence, task, baseline)
+
+
+def _waiting_s(method: str) -> Reproduction:
+    return lambda evidence: fig09.waiting_seconds(evidence, "qqp", method)
+
+
+ITEMS = ("fig01", "fig02", "fig03", "fig04", *MAIN_ITEMS, "fig09")
 # id of the paper's number -> ours
 REPRODUCTIONS: dict[str, Reproduction] = {
     "fig01a-comm-3g": _share("3G"),
@@ -134,6 +144,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "fig04b-lat-8-5": _point_ms(1),
     "fig04b-lat-10-9": _point_ms(2),
     "fig04b-lat-8-5-to-10-9": _of_claim(fig04.synergy_latency),
+    **MAIN_REPRODUCTIONS,
+    **{f"fig09-mnli-wait-{name}": _waiting_cut("mnli", name) for name in fig09.BASELINES},
+    **{f"fig09-qqp-cut-{name}": _waiting_cut("qqp", name) for name in fig09.BASELINES},
+    **{f"fig09-qqp-wait-{name}": _waiting_s(name) for name in fig09.PAPER_METHODS},
 }
 # Beginning of the ids of trained numbers -> figure; its first task stands beside the paper's MNLI.
 _TRAINED = {
@@ -152,7 +166,7 @@ def comparison_table(item: str, folder: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     item : str
-        ``fig01``, ``fig02``, ``fig03`` or ``fig04``.
+        One of `ITEMS`, such as ``fig01`` or ``tab03``.
     folder : str or Path
         Folder of one profile's figures.
 
@@ -199,6 +213,8 @@ def _comparable(number: Reported, evidence: Evidence) -> tuple[Evidence, str]:
     """The evidence for a number, and a note where ours does not compare with it."""
     if number.kind == "absolute":
         return evidence, "other hardware and model: shown, not judged"
+    if number.item in MAIN_ITEMS:
+        return evidence, level_note(number.id, evidence) if number.kind == "level" else ""
     if number.id in _TIMED:
         if checkpointing.papers_machine(evidence):
             return evidence, ""

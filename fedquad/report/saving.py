@@ -18,7 +18,9 @@ from fedquad.report.style import paper_style
 FIGURE_SUFFIXES = (".pdf", ".png", ".csv")
 PNG_DPI = 200
 # Text that looks like a number ("12e4" packed bits, layers "11") must stay text.
-TEXT_COLUMNS = {"correct": str, "layers": str, "group": str, "tuning": str}
+TEXT_COLUMNS = dict.fromkeys(
+    ("correct", "layers", "group", "tuning", "device_id", "setting_value"), str
+)
 # From pandas 3.1 on this is how floats are read, and asking for it warns.
 _EXACT_FLOATS: dict[str, Any] = (
     {"float_precision": "round_trip"}

@@ -71,6 +71,11 @@ LOOKS: dict[str, Look] = {
     "fedlora": Look("FedLoRA", PALETTE[7], "", "-", "||"),
     "fedquad-no-qd": Look("FedQuad w/o QD", PALETTE[9], "s", "--", "//"),
     "fedquad-no-ld": Look("FedQuad w/o LD", PALETTE[5], "^", ":", ".."),
+    # classes of devices; those of a fleet from a file have none
+    "strong": Look("strong", PALETTE[0], "^"),
+    "moderate": Look("moderate", PALETTE[1], "s", "--", "//"),
+    "weak": Look("weak", PALETTE[2], "o", ":", "xx"),
+    "device": Look("device", PALETTE[0], "o"),
 }
 
 _RC = {

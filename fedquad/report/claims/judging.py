@@ -1,8 +1,8 @@
 """From the figures of one profile to a table of verdicts.
 
 A new figure adds one module of predicates by claim id, and its name to
-``_MODULES``. A module with trained claims names the figure they are read from
-in ``ACCURACY``.
+``_MODULES``. A module whose trained claims are about one task, whichever it is,
+names the figure they are read from in ``ACCURACY``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ from pathlib import Path
 import pandas as pd
 
 from fedquad.config import InputError
-from fedquad.report.claims import fig01, fig02, fig03, fig04
+from fedquad.report.claims import (
+    fig01,
+    fig02,
+    fig03,
+    fig04,
+    fig06,
+    fig08,
+    fig09,
+    fig10,
+    tab03,
+    tab04,
+)
 from fedquad.report.claims.evidence import Evidence, Predicate
 from fedquad.report.claims.verdict import Finding, NotAttemptedError, not_attempted, verdict
 from fedquad.report.paper import Claim, claims
 
-_MODULES = (fig01, fig02, fig03, fig04)
+_MODULES = (fig01, fig02, fig03, fig04, fig06, fig08, tab03, tab04, fig09, fig10)
 PREDICATES: dict[str, Predicate] = {
     id: predicate for module in _MODULES for id, predicate in module.PREDICATES.items()
 }
@@ -98,12 +109,12 @@ def _row(claim: Claim, evidence: Evidence) -> dict[str, object]:
 def _find(claim: Claim, evidence: Evidence) -> tuple[Finding, str]:
     """The finding that is judged and its reason.
 
-    The paper's trained claims of these figures are about one task. Where a
-    figure holds several, the first one is judged and the others are told in
-    the reason, each with the verdict that it would get.
+    The trained claims of Figs. 2 to 4 are about one task. Where a figure holds
+    several, the first one is judged and the others are told in the reason, each
+    with the verdict that it would get. All other claims choose their runs themselves.
     """
     predicate = PREDICATES[claim.id]
-    if not claim.is_trained:
+    if claim.id not in _ACCURACY or not claim.is_trained:
         finding = predicate(evidence)
         return finding, _reason(claim, finding)
     first, *others = evidence.tasks(_ACCURACY[claim.id])

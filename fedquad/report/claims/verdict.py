@@ -45,6 +45,8 @@ class Finding:
         The paper's value in the estimate's unit; None where it states none.
     remark : str
         What a reader should know beside the numbers.
+    missing : str
+        What a claim on all tasks lacks; "" if it lacks nothing.
     """
 
     quantity: str
@@ -53,6 +55,7 @@ class Finding:
     qualitative: Answer
     paper: float | None = None
     remark: str = ""
+    missing: str = ""
 
 
 def at_least(estimate: Estimate, bound: float) -> Answer:
@@ -110,12 +113,16 @@ def verdict(finding: Finding) -> str:
 
     *reproduced* and *qualitatively* need their condition on the whole
     interval; if neither holds, a condition that straddles makes it
-    *inconclusive*; else it is *not reproduced*. A trained finding with fewer
-    than three seeds is *not attempted*.
+    *inconclusive*; else it is *not reproduced*. A finding from runs with fewer
+    than three seeds is *not attempted*, and so is one that lacks a part of what
+    the claim is about, unless it fails already on the parts that are there.
     """
     seeds = finding.estimate.num_seeds
     if seeds is not None and seeds < MIN_SEEDS:
         return not_attempted(f"{seeds} seed" if seeds == 1 else f"{seeds} seeds")
+    fails = finding.reproduced is False and finding.qualitative is False
+    if finding.missing and not fails:
+        return not_attempted(finding.missing)
     if finding.reproduced:
         return REPRODUCED
     if finding.qualitative:

@@ -13,7 +13,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedquad.config import require_choice
-from fedquad.report.figures import fig01, fig02, fig03, fig04, fig04_costs, walkthrough
+from fedquad.report.figures import (
+    fig01,
+    fig02,
+    fig03,
+    fig04,
+    fig04_costs,
+    fig05,
+    fig06,
+    fig07,
+    fig08,
+    fig09,
+    fig10,
+    predictions,
+    sensitivity,
+    walkthrough,
+)
+from fedquad.report.frames.federated import of_default_throughput
 from fedquad.report.saving import load_figure_csv
 from fedquad.report.style import paper_style, stamp
 
@@ -25,16 +41,20 @@ class FigureSpec:
     Parameters
     ----------
     item : str
-        ``fig01``, …, as in the paper's numbers and claims, or ``walkthrough``.
+        ``fig01``, …, as in the paper's numbers and claims, ``sensitivity``, or
+        ``walkthrough``.
     caption : str
         One or two sentences for the gallery.
     compose : callable
         Draws a frame's panels into a new figure.
+    shown : callable
+        From a frame to the rows that the stamp speaks of; all by default.
     """
 
     item: str
     caption: str
     compose: Callable[[pd.DataFrame], Figure]
+    shown: Callable[[pd.DataFrame], pd.DataFrame] = pd.DataFrame
 
 
 FIGURES: dict[str, FigureSpec] = {
@@ -89,6 +109,80 @@ FIGURES: dict[str, FigureSpec] = {
         "Memory and work of a step of the same configurations.",
         fig04_costs.compose_synergy_cost,
     ),
+    "fig05_workflow": FigureSpec(
+        "fig05",
+        "One round, from its record: who computes and who waits, and what is sent at each step.",
+        fig05.compose_workflow,
+    ),
+    "fig06_selection_example": FigureSpec(
+        "fig06",
+        "Algorithm 1 on two devices of a real round: the fewest quantized layers that fit, "
+        "completion time against the average, gain and reward; the star is chosen.",
+        fig06.compose_example,
+    ),
+    "fig06_configurations": FigureSpec(
+        "fig06",
+        "LoRA depth and quantized layers that Algorithm 1 gave to each class, beside its "
+        "unquantized budget; bands span the seeds.",
+        fig06.compose_configurations,
+        fig06.shown,
+    ),
+    "fig06_predictions": FigureSpec(
+        "fig06",
+        "What the formulas predict: reward over depth of a device slower than the average "
+        "(stars are chosen), and equal devices that stay where they began.",
+        predictions.compose_predictions,
+    ),
+    "fig07_accuracy_curves": FigureSpec(
+        "fig07",
+        "Smoothed accuracy over simulated time at high heterogeneity, by task and, on the first "
+        "one, by backbone; bands span the seeds. FedLoRA, which no memory constrains, is the "
+        "reference.",
+        fig07.compose_accuracy,
+        fig07.shown,
+    ),
+    "fig08_time_to_accuracy": FigureSpec(
+        "fig08",
+        "Simulated time to the highest accuracy that all five methods reach, and FedQuad's "
+        "speed-up, with 95 % intervals.",
+        fig08.compose_time,
+    ),
+    "fig08_speedup_against_target": FigureSpec(
+        "fig08",
+        "FedQuad's speed-up against the target accuracy, with 95 % intervals.",
+        fig08.compose_against_target,
+    ),
+    "tab04_curves": FigureSpec(
+        "tab04",
+        "Smoothed accuracy over simulated time by level of heterogeneity; bands span the seeds.",
+        fig07.compose_levels,
+    ),
+    "fig09_waiting_time": FigureSpec(
+        "fig09",
+        "Average waiting time of each round, and over all rounds against FedQuad's, with 95 % "
+        "intervals over seeds.",
+        fig09.compose_waiting,
+        of_default_throughput,
+    ),
+    "fig10_ablation": FigureSpec(
+        "fig10",
+        "FedQuad without quantization (w/o QD) and without the choice of depth (w/o LD): accuracy "
+        "over simulated time, and time to the highest accuracy that all three reach.",
+        fig10.compose,
+    ),
+    "fig_sensitivity": FigureSpec(
+        "sensitivity",
+        "Accuracy, simulated time, waiting and depth against one varied setting at a time, with "
+        "95 % intervals.",
+        sensitivity.compose_sensitivity,
+        sensitivity.shown,
+    ),
+    "fig_yardstick": FigureSpec(
+        "sensitivity",
+        "Algorithm 1 beside the fastest assignment of no less gain and no more waiting, and "
+        "beside the highest reward over all configurations that fit.",
+        sensitivity.compose_yardstick,
+    ),
 }
 
 # Drawn by the walkthroughs: they explain, and stand beside nothing of the paper.
@@ -133,7 +227,7 @@ def draw(name: str, df: pd.DataFrame) -> Figure:
     require_choice("figure", name, _KNOWN)
     with paper_style():
         figure = _KNOWN[name].compose(df)
-        stamp(figure, df)
+        stamp(figure, _KNOWN[name].shown(df))
         figure.draw_without_rendering()  # lays out the panels under this style, once
     return figure
 

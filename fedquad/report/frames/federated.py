@@ -18,7 +18,7 @@ RUN_COLUMNS = ["task", "model", "reference_model", "throughput_model", "method",
 
 
 def task_key(task: str) -> str:
-    """The paper's name of a task or of the embedded task that mirrors it: ``micro-mnli -> mnli``."""
+    """The paper's name of a task, or of the embedded one that mirrors it (``micro-mnli``)."""
     return Path(task).name.removeprefix("micro-")
 
 
@@ -71,6 +71,7 @@ def with_origin(devices: pd.DataFrame, rounds: pd.DataFrame, *, profile: str) ->
         raise InputError("(run_id, round) of devices", missing[0], "one of the rounds")
     classes = devices["device_class"].fillna("").replace("", "device")
     rows = devices.assign(from_record=origin.loc[keys].to_numpy(), device_class=classes)
+    rows = rows.reset_index(drop=True)
     rows.insert(0, "profile", profile)
     return rows
 
