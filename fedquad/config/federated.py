@@ -14,6 +14,14 @@ BUDGET_POLICIES = ("layers", "strict")
 RATE_SCHEDULES = ("rounds", "within-round")
 QUANTIZATION_PRICES = ("paper", "counted")
 
+# A small encoder's costs are those of the large model of its architecture.
+REFERENCE_MODELS = {
+    "embedded": "roberta-large",
+    "embedded-bert": "bert-large",
+    "embedded-deberta": "deberta-v3-large",
+}
+DEFAULT_REFERENCE_MODEL = "roberta-large"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FederatedConfig:
@@ -89,7 +97,7 @@ class FederatedConfig:
     fleet: str | None = None
     throughput_model: str = "fp16"
     budget_policy: str = "layers"
-    reference_model: str = "roberta-large"
+    reference_model: str = DEFAULT_REFERENCE_MODEL
     quantization_price: str = "paper"
     clock_local_steps: int | None = None
     activation_bits: int = 8

@@ -10,6 +10,36 @@ from fedquad.config.validation import InputError, require_choice, require_int
 
 
 @dataclass(frozen=True, kw_only=True)
+class FederatedSize:
+    """How much of the federated experiments a profile does.
+
+    Attributes
+    ----------
+    tasks : tuple of str
+        Of Figs. 7 to 9; the ablation takes the first two, everything else the first.
+    seeds : tuple of int
+    num_devices, num_rounds, local_steps, batch_size : int
+        As in `FederatedConfig`.
+    eval_samples : int or None
+        Evaluation rows of each round; None means all.
+    backbones : tuple of (str, float)
+        Encoders of Table III, each with its learning rate.
+    sensitivity_seeds : int
+        Seeds for each setting that is varied.
+    """
+
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    num_devices: int
+    num_rounds: int
+    local_steps: int
+    batch_size: int
+    eval_samples: int | None
+    backbones: tuple[tuple[str, float], ...]
+    sensitivity_seeds: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """One size of the whole reproduction: which model, which data, how much of it."""
 
@@ -27,6 +57,7 @@ class Profile:
     eval_samples: int | None
     latency_repeats: int
     committed: bool
+    federated: FederatedSize
     # Fig. 4(a): how many thirds of the layers are quantized at full depth; 3: all but the last.
     quantized_thirds: tuple[int, ...] = (0, 1, 2, 3)
     accounting_model: str = "roberta-base"
@@ -51,6 +82,16 @@ PROFILES: dict[str, Profile] = {
             eval_samples=64,
             latency_repeats=2,
             committed=False,
+            federated=FederatedSize(
+                tasks=("micro-mnli", "micro-qqp"),
+                seeds=(0,),
+                num_devices=5,
+                num_rounds=2,
+                local_steps=1,
+                batch_size=8,
+                eval_samples=64,
+                backbones=(("embedded", 5e-3),),
+            ),
             quantized_thirds=(0, 2),
         ),
         Profile(
@@ -68,6 +109,16 @@ PROFILES: dict[str, Profile] = {
             eval_samples=1000,
             latency_repeats=10,
             committed=False,
+            federated=FederatedSize(
+                tasks=("micro-mnli", "micro-qqp"),
+                seeds=(0,),
+                num_devices=10,
+                num_rounds=12,
+                local_steps=6,
+                batch_size=16,
+                eval_samples=500,
+                backbones=(("embedded", 3e-3),),
+            ),
             quantized_thirds=(0, 2),
         ),
         Profile(
@@ -85,6 +136,16 @@ PROFILES: dict[str, Profile] = {
             eval_samples=None,
             latency_repeats=20,
             committed=True,
+            federated=FederatedSize(
+                tasks=("micro-mnli", "micro-qqp", "micro-qnli", "micro-sst2"),
+                seeds=(0, 1, 2),
+                num_devices=20,
+                num_rounds=25,
+                local_steps=6,
+                batch_size=16,
+                eval_samples=1000,
+                backbones=(("embedded", 3e-3),),
+            ),
         ),
         Profile(
             name="glue",
@@ -101,6 +162,16 @@ PROFILES: dict[str, Profile] = {
             eval_samples=None,
             latency_repeats=10,
             committed=True,
+            federated=FederatedSize(
+                tasks=("sst2",),
+                seeds=(0, 1, 2),
+                num_devices=20,
+                num_rounds=10,
+                local_steps=2,
+                batch_size=16,
+                eval_samples=None,
+                backbones=(("minilm", 3e-3),),
+            ),
             quantized_thirds=(0, 2, 3),
         ),
         Profile(
@@ -118,6 +189,20 @@ PROFILES: dict[str, Profile] = {
             eval_samples=None,
             latency_repeats=50,
             committed=False,
+            federated=FederatedSize(
+                tasks=("mnli", "qqp", "qnli", "sst2"),
+                seeds=(0, 1, 2),
+                num_devices=100,
+                num_rounds=50,
+                local_steps=123,
+                batch_size=32,
+                eval_samples=None,
+                backbones=(
+                    ("FacebookAI/roberta-large", 1e-3),
+                    ("google-bert/bert-large-uncased", 1e-3),
+                    ("microsoft/deberta-v3-large", 1e-3),
+                ),
+            ),
         ),
     )
 }
