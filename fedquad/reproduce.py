@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedquad import paths
-from fedquad.config import FineTuneConfig, InputError, Profile, get_profile
+from fedquad.config import FederatedConfig, FineTuneConfig, InputError, Profile, get_profile
 from fedquad.notebook_runner import make_figures
 
 if TYPE_CHECKING:
@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 
 
 def _planned(module: str, function: str, settings: Profile, *options: str) -> list[Any]:
-    """What a plan of ``fedquad.runs`` asks for; imported late, since it loads torch."""
-    return getattr(import_module(f"fedquad.runs.{module}"), function)(settings, *options)
+    """What a plan asks for, such as ``runs.plans``; imported late, since it loads torch."""
+    return getattr(import_module(f"fedquad.{module}"), function)(settings, *options)
+
+
+def _planned_together(module: str, functions: tuple[str, ...], settings: Profile) -> list[Any]:
+    """What several plans of a module ask for."""
+    return [one for function in functions for one in _planned(module, function, settings)]
 
 
 def _nothing(settings: Profile, *options: str) -> list[Any]:
@@ -43,9 +48,10 @@ class Notebook:
         Names accepted on the command line, as ``fig01``.
     figures, tables : tuple of str
         Names of its figures and tables, each of which is several files.
-    runs, latencies : callable
+    runs, federated, latencies : callable
         From a profile (and, for ``latencies``, a torch device) to the fine-tuning
-        runs and the step times it shows; both are there before it starts.
+        runs, the federated runs and the step times it shows; all are there before
+        it starts.
     minutes : dict of str to float
         Minutes it takes on two CPU cores from an empty store, by profile.
     """
@@ -54,6 +60,7 @@ class Notebook:
     figures: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     runs: Callable[[Profile], list[FineTuneConfig]] = _nothing
+    federated: Callable[[Profile], list[FederatedConfig]] = _nothing
     latencies: Callable[[Profile, str], list[LatencyConfig]] = _nothing
     minutes: dict[str, float]
 
@@ -68,6 +75,8 @@ class Notebook:
         return tuple(sorted(figures + tables))
 
 
+FEDERATION_PLANS = "federation.plans"
+
 NOTEBOOKS: dict[str, Notebook] = {
     "00_start_here": Notebook(
         items=("start", "tab02"),
@@ -78,23 +87,23 @@ NOTEBOOKS: dict[str, Notebook] = {
         items=("fig01",),
         figures=("fig01a_communication", "fig01b_memory", "fig01c_latency"),
         tables=("claims_fig01",),
-        latencies=partial(_planned, "latencies", "fig01_latencies"),
+        latencies=partial(_planned, "runs.latencies", "fig01_latencies"),
         minutes={"smoke": 0.5, "embedded": 0.5, "reference": 0.5, "glue": 1},
     ),
     "02_layer_position": Notebook(
         items=("fig02",),
         figures=("fig02a_layer_position_cost", "fig02b_layer_position_accuracy"),
         tables=("claims_fig02",),
-        runs=partial(_planned, "plans", "fig02_configs"),
-        latencies=partial(_planned, "latencies", "fig02_latencies"),
+        runs=partial(_planned, "runs.plans", "fig02_configs"),
+        latencies=partial(_planned, "runs.latencies", "fig02_latencies"),
         minutes={"smoke": 0.5, "embedded": 2, "reference": 10, "glue": 16},
     ),
     "03_depth_scaling": Notebook(
         items=("fig03",),
         figures=("fig03a_depth_accuracy", "fig03b_depth_cost"),
         tables=("claims_fig03",),
-        runs=partial(_planned, "plans", "fig03_configs"),
-        latencies=partial(_planned, "latencies", "fig03_latencies"),
+        runs=partial(_planned, "runs.plans", "fig03_configs"),
+        latencies=partial(_planned, "runs.latencies", "fig03_latencies"),
         minutes={"smoke": 0.5, "embedded": 4, "reference": 24, "glue": 20},
     ),
     "04_quantization_synergy": Notebook(
@@ -106,9 +115,58 @@ NOTEBOOKS: dict[str, Notebook] = {
             "fig04b_synergy_cost",
         ),
         tables=("tab_fig04_checkpointing", "claims_fig04"),
-        runs=partial(_planned, "plans", "fig04_configs"),
-        latencies=partial(_planned, "latencies", "fig04_latencies"),
+        runs=partial(_planned, "runs.plans", "fig04_configs"),
+        latencies=partial(_planned, "runs.latencies", "fig04_latencies"),
         minutes={"smoke": 1, "embedded": 3, "reference": 18, "glue": 25},
+    ),
+    "05_configuration_selection": Notebook(
+        items=("fig05", "fig06", "alg01"),
+        figures=(
+            "fig05_workflow",
+            "fig06_selection_example",
+            "fig06_configurations",
+            "fig06_predictions",
+        ),
+        tables=("tab01_jetsons", "claims_fig06"),
+        federated=partial(_planned, FEDERATION_PLANS, "selection_configs"),
+        minutes={"smoke": 1, "embedded": 2, "reference": 30, "glue": 30},
+    ),
+    "06_main_results": Notebook(
+        items=("fig07", "fig08", "tab03"),
+        figures=(
+            "fig07_accuracy_curves",
+            "fig08_time_to_accuracy",
+            "fig08_speedup_against_target",
+        ),
+        tables=("tab03_models", "tab_throughput_models", "claims_fig08"),
+        federated=partial(
+            _planned_together,
+            FEDERATION_PLANS,
+            ("main_configs", "backbone_configs", "throughput_configs"),
+        ),
+        minutes={"smoke": 2, "embedded": 6, "reference": 300, "glue": 60},
+    ),
+    "07_heterogeneity": Notebook(
+        items=("fig09", "tab04"),
+        figures=("fig09_waiting_time",),
+        tables=("tab04_heterogeneity", "claims_fig09"),
+        federated=partial(
+            _planned_together, FEDERATION_PLANS, ("main_configs", "heterogeneity_configs")
+        ),
+        minutes={"smoke": 2, "embedded": 5, "reference": 300, "glue": 60},
+    ),
+    "08_ablation": Notebook(
+        items=("fig10",),
+        figures=("fig10_ablation",),
+        tables=("claims_fig10",),
+        federated=partial(_planned, FEDERATION_PLANS, "ablation_configs"),
+        minutes={"smoke": 1, "embedded": 2, "reference": 60, "glue": 30},
+    ),
+    "09_sensitivity": Notebook(
+        items=("sensitivity",),
+        figures=("fig_sensitivity", "fig_yardstick"),
+        federated=partial(_planned, FEDERATION_PLANS, "sensitivity_configs"),
+        minutes={"smoke": 2, "embedded": 4, "reference": 60, "glue": 30},
     ),
     "walkthrough_activation_quantization": Notebook(
         items=("walkthrough_quantization",),
@@ -151,6 +209,7 @@ def reproduce(
     task: str | None = None,
     seeds: tuple[int, ...] | None = None,
     torch_device: str = "cpu",
+    recorded_only: bool = False,
 ) -> Path:
     """Make figures and tables in ``figures/<profile>/``.
 
@@ -169,6 +228,9 @@ def reproduce(
         ``figures/<profile>/<task>/``.
     torch_device : str
         ``cpu`` or ``cuda``: where fine-tuning runs and steps are timed.
+    recorded_only : bool
+        Draw federated figures from the runs that are stored, without computing
+        those that are not: their claims are then not attempted.
 
     Returns
     -------
@@ -191,7 +253,8 @@ def reproduce(
     sources = paths.notebooks_dir()
     _require_task(settings)
     target.mkdir(parents=True, exist_ok=True)
-    computed_now = _compute(entries.values(), settings, fresh, workers, torch_device)
+    how = _How(fresh, workers, torch_device, recorded_only)
+    computed_now = _compute(entries.values(), settings, how)
     parameters = {
         "profile": profile,
         "workers": workers,
@@ -199,6 +262,7 @@ def reproduce(
         "task": task,
         "seeds": list(seeds) if seeds else None,
         "computed_now": computed_now,
+        "recorded_only": recorded_only,
     }
     for number, (stem, entry) in enumerate(entries.items(), start=1):
         started = time.monotonic()
@@ -219,9 +283,16 @@ def _require_task(settings: Profile) -> None:
         task_identity(task)
 
 
-def _compute(
-    entries: Iterable[Notebook], settings: Profile, fresh: bool, workers: int, torch_device: str
-) -> list[str]:
+class _How(NamedTuple):
+    """How runs are computed."""
+
+    fresh: bool
+    workers: int
+    torch_device: str
+    recorded_only: bool
+
+
+def _compute(entries: Iterable[Notebook], settings: Profile, how: _How) -> list[str]:
     """Fill the store with what the notebooks will read; names what was not there before."""
     from fedquad.runs.finetune import load_or_run
     from fedquad.runs.latencies import load_or_measure
@@ -229,17 +300,22 @@ def _compute(
 
     entries = list(entries)
     root = paths.runs_dir(settings.name)
+    options = {"workers": how.workers, "fresh": how.fresh, "torch_device": how.torch_device}
     configs = list(dict.fromkeys(run for entry in entries for run in entry.runs(settings)))
-    computed = []
+    results: list[Any] = []
     if configs:
         _say(f"{len(configs)} fine-tuning runs of profile {settings.name}, stored in {root}")
-        results = load_or_run(
-            configs, RunStore(root), workers=workers, fresh=fresh, torch_device=torch_device
-        )
-        computed += [result.run_id for result in results if not result.from_record]
+        results += load_or_run(configs, RunStore(root), **options)
+    federated = list(dict.fromkeys(run for entry in entries for run in entry.federated(settings)))
+    if federated and not how.recorded_only:
+        from fedquad.federation.runs import load_or_federate
+
+        _say(f"{len(federated)} federated runs of profile {settings.name}, stored in {root}")
+        results += load_or_federate(federated, RunStore(root), **options)
+    computed = [result.run_id for result in results if not result.from_record]
     for entry in entries:
-        for config in entry.latencies(settings, torch_device):
-            if not load_or_measure(config, root, fresh=fresh).from_record:
+        for config in entry.latencies(settings, how.torch_device):
+            if not load_or_measure(config, root, fresh=how.fresh).from_record:
                 computed.append(config.name)
                 _say(f"step times of {config.name} measured")
     return computed

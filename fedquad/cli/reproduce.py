@@ -15,6 +15,7 @@ def reproduce(
     task: str | None = None,
     seeds: Annotated[tuple[int, ...] | None, Parameter(negative="", consume_multiple=True)] = None,
     torch_device: str = "cpu",
+    recorded_only: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Make figures and tables of the paper in figures/PROFILE.
 
@@ -38,6 +39,8 @@ def reproduce(
         Instead of the profile's seeds, as in --seeds 0 1 2.
     torch_device
         cpu or cuda: where fine-tuning runs and steps are timed.
+    recorded_only
+        Draw federated figures from the stored runs alone; nothing federated is computed.
     """
     from fedquad.reproduce import reproduce as make
 
@@ -49,4 +52,5 @@ def reproduce(
         task=task,
         seeds=seeds,
         torch_device=torch_device,
+        recorded_only=recorded_only,
     )

@@ -222,12 +222,14 @@ def get_profile(
     require_choice("profile", name, PROFILES)
     profile = PROFILES[name]
     if task is not None:
-        profile = dataclasses.replace(profile, tasks=(task,))
+        federated = dataclasses.replace(profile.federated, tasks=(task,))
+        profile = dataclasses.replace(profile, tasks=(task,), federated=federated)
     if seeds is not None:
         seeds = tuple(seeds)
         for seed in seeds:
             require_int("seeds", seed, 0)
         if not seeds or len(set(seeds)) < len(seeds):
             raise InputError("seeds", seeds, "at least one seed, none twice")
-        profile = dataclasses.replace(profile, seeds=seeds)
+        federated = dataclasses.replace(profile.federated, seeds=seeds)
+        profile = dataclasses.replace(profile, seeds=seeds, federated=federated)
     return profile

@@ -73,9 +73,10 @@ class LocalWorkers:
 
     def ask(self, rank: int, request: bytes) -> None:
         """Send a request to a worker that is not busy."""
+        self._require_open()
         line = self._lines[rank - 1]
-        if line.is_busy or not self._finalizer.alive:
-            raise RuntimeError(f"worker {rank} is busy or gone")
+        if line.is_busy:
+            raise RuntimeError(f"worker {rank} is busy")
         line.is_busy = True
         line.requests.put(request)
 
@@ -91,6 +92,7 @@ class LocalWorkers:
         WorkerError
             A worker died. All are ended then.
         """
+        self._require_open()
         while True:
             try:
                 rank, answer = self._answers.get(timeout=_POLL_S if wait else 0)
@@ -131,9 +133,11 @@ class LocalWorkers:
             line.thread = threading.Thread(target=_talk, args=arguments, daemon=True)
             line.thread.start()
 
-    def _require_alive(self) -> None:
+    def _require_open(self) -> None:
         if not self._finalizer.alive:
             raise RuntimeError("the workers have been closed")
+
+    def _require_alive(self) -> None:
         for line in self._lines:
             if line.process.poll() is not None:
                 self._fail(line.rank, None)

@@ -29,6 +29,11 @@ def main_configs(profile: Profile) -> list[FederatedConfig]:
     ]
 
 
+def selection_configs(profile: Profile) -> list[FederatedConfig]:
+    """Figs. 5 and 6: FedQuad on the first task, at high heterogeneity."""
+    return [_config(profile, method="fedquad", seed=seed) for seed in profile.federated.seeds]
+
+
 def backbone_configs(profile: Profile) -> list[FederatedConfig]:
     """Table III: the compared methods on every backbone, each priced as its large namesake."""
     return [

@@ -41,6 +41,7 @@ def load_or_federate(
     fresh: bool = False,
     progress: bool = True,
     torch_device: str = "cpu",
+    recorded_only: bool = False,
 ) -> list[FederatedResult]:
     """Results of all these runs: read where the store has them, computed where not.
 
@@ -60,6 +61,8 @@ def load_or_federate(
         Show a bar over the rounds of all runs that have to be computed.
     torch_device : str
         ``cpu`` or ``cuda``.
+    recorded_only : bool
+        Compute nothing: runs that are not stored are left out.
 
     Returns
     -------
@@ -85,6 +88,7 @@ def load_or_federate(
         fresh=fresh,
         progress=progress,
         torch_device=torch_device,
+        recorded_only=recorded_only,
     )
 
 

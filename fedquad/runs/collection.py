@@ -75,8 +75,12 @@ class Experiment(Generic[Config, Result]):
         fresh: bool = False,
         progress: bool = True,
         torch_device: str = "cpu",
+        recorded_only: bool = False,
     ) -> list[Result]:
-        """Results of all these runs, in their order; equal ones are run once."""
+        """Results of all these runs, in their order; equal ones are run once.
+
+        With ``recorded_only`` nothing is computed: runs that are not there are left out.
+        """
         configs = list(configs)
         settings = self._all_settings(configs)
         ids = [run_id(one) for one in settings]
@@ -87,6 +91,8 @@ class Experiment(Generic[Config, Result]):
             for key, (config, one) in unique.items():
                 if result := self._read(config, one, store, fingerprint):
                     results[key] = result
+        if recorded_only:
+            return [results[key] for key in ids if key in results]
         missing = {key: pair for key, pair in unique.items() if key not in results}
         run_all(
             self._compute,
