@@ -71,7 +71,7 @@ def candidate_times(df: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if 0 < budget < df["depth"].max():
         ax.axvline(budget + 0.5, ymax=0.85, color="0.5", linestyle=":", linewidth=0.9)
     _star(ax, df, "completion_time_s")
-    top = max(fits["completion_time_s"].max(), mean)
+    top = max([mean, *fits["completion_time_s"]])
     ax.set_ylim(0, 1.4 * top)
     ax.set_ylabel("time, s")
     ax.legend(loc="upper left", ncols=3)
@@ -104,7 +104,7 @@ def candidate_rewards(df: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(numticks=5))
     ax.yaxis.set_minor_locator(NullLocator())
-    low = min(values.min() for values in percent.values())
+    low = min([100.0, *(value for values in percent.values() for value in values)])
     ax.set_ylim(0.6 * low, 200 * (100 / low) ** 0.3)  # a share of the axis for the legend
     ax.set_ylabel("% of the largest")
     ax.legend(loc="upper left", ncols=2)

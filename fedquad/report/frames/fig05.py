@@ -63,7 +63,9 @@ def workflow_frame(
     order = class_order(taking_part["device_class"])
     ranked = taking_part.assign(rank=taking_part["device_class"].map(order.index))
     ranked = ranked.sort_values(["rank", "completion_time_s"], kind="stable")
-    frame = ranked[["profile", *RUN_COLUMNS, *_DEVICE_COLUMNS, "from_record"]].copy()
+    frame = ranked[["profile", *RUN_COLUMNS, *_DEVICE_COLUMNS, "from_record"]]
+    counts = ("quantized", "memory_bytes", "download_bytes", "upload_bytes")
+    frame = frame.astype(dict.fromkeys(counts, int))  # nullable only where devices are left out
     active = [parse_layers(text) for text in ranked["active_layers"]]
     frame["num_layers"] = 1 + max(max(layers) for layers in active)
     frame["skipped"] = len(rows) - len(taking_part)

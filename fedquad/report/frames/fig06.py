@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from fedquad.config import InputError
+from fedquad.config import FederatedConfig, InputError
 from fedquad.cost.layer_costs import LayerCosts
 from fedquad.report.frames.federated import RUN_COLUMNS, class_order, default_runs, with_origin
 
@@ -29,14 +29,15 @@ def configurations_frame(
     *,
     profile: str,
     heterogeneity: str = "high",
+    reference_model: str = FederatedConfig.reference_model,
 ) -> pd.DataFrame:
     """Fig. 6: FedQuad's (d, a) of every device and round, beside its unquantized budget.
 
     Parameters
     ----------
     rounds, devices : DataFrame
-        As `fedquad.federation.results.federated_frames` makes them; other methods
-        and levels are left out.
+        As `fedquad.federation.results.federated_frames` makes them; other methods,
+        levels and reference models are left out.
     costs : LayerCosts
         What the runs were priced by, cut to the trained model's L layers.
 
@@ -54,12 +55,14 @@ def configurations_frame(
         When a recorded memory is not the one these costs give: the costs are then
         not those of the runs.
     """
-    rows = default_runs(devices, methods=("fedquad",), heterogeneity=heterogeneity)
+    of_model = devices[devices["reference_model"] == reference_model]
+    rows = default_runs(of_model, methods=("fedquad",), heterogeneity=heterogeneity)
     rows = with_origin(rows, rounds, profile=profile)
     rows = rows[rows["participated"].astype(bool)]
     _require_costs(rows, costs)
     order = class_order(rows["device_class"])
-    frame = rows[["profile", *RUN_COLUMNS, *_DEVICE_COLUMNS, "from_record"]].copy()
+    frame = rows[["profile", *RUN_COLUMNS, *_DEVICE_COLUMNS, "from_record"]]
+    frame = frame.astype({"quantized": int})
     flops = step_flops(costs, rows["depth"], rows["quantized"])
     unquantized = step_flops(costs, rows["depth_budget"], 0)
     seconds = rows["completion_time_s"] * unquantized / flops

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fedquad.config import FederatedConfig
 from fedquad.report.frames.federated import (
     DEVICE_CLASSES,
     PAPER_METHODS,
@@ -33,6 +34,7 @@ def waiting_frame(
     profile: str,
     methods: Sequence[str] = PAPER_METHODS,
     heterogeneity: str = "high",
+    reference_model: str = FederatedConfig.reference_model,
 ) -> pd.DataFrame:
     """Fig. 9: the average waiting time w_h of Eq. 13 of every round, and who was waited for.
 
@@ -40,7 +42,7 @@ def waiting_frame(
     ----------
     rounds, devices : DataFrame
         As `fedquad.federation.results.federated_frames` makes them. Other methods,
-        other levels of heterogeneity and runs with options are left out.
+        levels of heterogeneity and reference models, and runs with options are left out.
 
     Returns
     -------
@@ -51,11 +53,13 @@ def waiting_frame(
         ``paper_times_fedquad``, the paper's waiting time over FedQuad's, where it
         states one for the task.
     """
-    rows = default_runs(rounds, methods=methods, heterogeneity=heterogeneity)
+    of_model = rounds[rounds["reference_model"] == reference_model]
+    rows = default_runs(of_model, methods=methods, heterogeneity=heterogeneity)
     by_device = with_origin(devices[devices["run_id"].isin(rows["run_id"])], rounds, profile="")
     present = by_device[by_device["participated"].astype(bool)]
     keys = ["run_id", "round"]
     last = present.loc[present.groupby(keys)["completion_time_s"].idxmax()].set_index(keys)
+    last = last.astype({"depth": float, "quantized": float})
     waits = present.groupby([*keys, "device_class"])["waiting_time_s"].mean().unstack()
     index = pd.MultiIndex.from_frame(rows[keys])
     frame = rows[[*RUN_COLUMNS, *_ROUND_COLUMNS, "from_record"]].copy()
