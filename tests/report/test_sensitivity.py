@@ -6,6 +6,7 @@ import base64
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_runs import COSTS, LOCAL_STEPS, make_runs, make_sensitivity
 
@@ -43,7 +44,8 @@ def test_an_option_that_is_not_spelled_out_stands_at_its_default():
 
 
 def test_methods_without_the_option_are_left_out():
-    rounds, _ = make_runs([{"num_rounds": 2}, {"num_rounds": 2, "method": "fedra"}])
+    other = {"num_rounds": 2, "options": "first_mean_time_scale=2"}
+    rounds, _ = make_runs([{"num_rounds": 2}, {"num_rounds": 2, "method": "fedra"}, other])
     df = sensitivity_frame(rounds, "first_mean_time_scale", profile="reference")
     assert set(df["method"]) == {"fedquad"}
     with pytest.raises(InputError, match="reward_offset_s"):
@@ -59,18 +61,41 @@ def test_names_stay_in_order_and_an_infinite_alpha_is_last():
     assert df["setting_value"].tolist() == ["0.5", "inf"]
 
 
-@pytest.mark.parametrize(
-    "runs",
-    [
-        [{"lora_rank": 4}, {"lora_rank": 8, "partition_alpha": 1.0}],
-        [{"lora_rank": 4}, {"lora_rank": 8, "options": "reward_offset_s=1"}],
-        [{"lora_rank": 4, "seed": 1}, {"lora_rank": 4, "seed": 1, "num_devices": 12}],
-    ],
-)
-def test_runs_that_differ_in_something_else_are_refused(runs):
+def test_each_setting_is_varied_with_all_others_at_their_defaults():
+    runs = [
+        {},
+        {"lora_rank": 4},
+        {"lora_rank": 8, "partition_alpha": 1.0},
+        {"lora_rank": 8, "options": "reward_offset_s=1"},
+        {"partition_alpha": 1.0},
+        {"options": "reward_offset_s=1"},
+        {"method": "fedra"},
+        {"method": "fedra", "budget_policy": "strict"},
+    ]
     rounds, _ = make_runs([{"num_rounds": 2, **run} for run in runs])
-    with pytest.raises(InputError, match="lora_rank"):
+
+    def shown(by):
+        df = sensitivity_frame(rounds, by, profile="reference")
+        return list(zip(df["method"], df["setting_value"], strict=True))
+
+    assert shown("lora_rank") == [("fedquad", "4"), ("fedquad", "16")]
+    assert shown("partition_alpha") == [("fedquad", "1"), ("fedquad", "10")]
+    assert shown("reward_offset_s") == [("fedquad", "0.0001"), ("fedquad", "1")]
+    assert shown("budget_policy") == [("fedra", "layers"), ("fedra", "strict")]
+    with pytest.raises(InputError, match="two values"):
+        shown("throughput_model")
+
+
+def test_runs_of_different_sizes_or_twice_the_same_are_refused():
+    varied = [{"lora_rank": 4}, {"lora_rank": 16}]
+    larger = {"lora_rank": 8, "num_devices": 12}
+    rounds, _ = make_runs([{"num_rounds": 2, **run} for run in [*varied, larger]])
+    with pytest.raises(InputError, match="num_devices"):
         sensitivity_frame(rounds, "lora_rank", profile="reference")
+    rounds, _ = make_runs([{"num_rounds": 2, **run} for run in varied])
+    twice = pd.concat([rounds, rounds.assign(run_id=rounds["run_id"] + " again")])
+    with pytest.raises(InputError, match="once"):
+        sensitivity_frame(twice, "lora_rank", profile="reference")
 
 
 def test_options_are_read_as_the_tables_write_them():

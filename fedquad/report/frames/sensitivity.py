@@ -12,12 +12,8 @@ from fedquad.methods.registry import find_method
 from fedquad.methods.yardstick import Yardstick
 from fedquad.report.frames.federated import RUN_COLUMNS
 
-# What distinguishes two runs beside the setting that is varied.
-_SETTINGS = [
-    "task",
-    "model",
-    "reference_model",
-    "method",
+# Settings that can be varied: a run counts where all others stand at their defaults.
+_VARIED = (
     "heterogeneity",
     "throughput_model",
     "budget_policy",
@@ -25,10 +21,9 @@ _SETTINGS = [
     "rate_schedule",
     "partition_alpha",
     "lora_rank",
-    "num_devices",
-    "num_rounds",
-    "local_steps",
-]
+)
+# The same for all runs of a profile.
+_SIZES = ("model", "reference_model", "num_devices", "num_rounds", "local_steps")
 
 
 def sensitivity_frame(rounds: pd.DataFrame, by: str, *, profile: str) -> pd.DataFrame:
@@ -37,12 +32,12 @@ def sensitivity_frame(rounds: pd.DataFrame, by: str, *, profile: str) -> pd.Data
     Parameters
     ----------
     rounds : DataFrame
-        As `fedquad.federation.results.federated_frames` makes it, of runs that
-        differ in nothing but method, task, seed and ``by``.
+        As `fedquad.federation.results.federated_frames` makes it. Runs with another
+        setting or option than ``by`` off its default are left out, and so are methods
+        that were run at one value only.
     by : str
         A setting of the run (``partition_alpha``, ``throughput_model``, …) or an
-        option of a method (``reward_offset_s``, ``first_mean_time_scale``, …);
-        methods without that option are left out.
+        option of a method (``reward_offset_s``, ``first_mean_time_scale``, …).
 
     Returns
     -------
@@ -55,11 +50,16 @@ def sensitivity_frame(rounds: pd.DataFrame, by: str, *, profile: str) -> pd.Data
     Raises
     ------
     InputError
-        For a setting that no run has, or runs that differ in something else too.
+        For a setting that no run has, no method that was run at two values, or runs
+        of different sizes.
     """
     values, defaults = _values_of(rounds, by)
-    runs = rounds.assign(value=values, default=defaults)[values.notna()]
-    _require_else_equal(runs, by)
+    runs = rounds.assign(value=values, default=defaults)[values.notna() & _else_default(rounds, by)]
+    num_values = runs.groupby("method")["value"].transform("nunique")
+    runs = runs[num_values > 1]
+    if runs.empty:
+        raise InputError("runs", f"no method at two values of {by}", "at least one")
+    _require_one_size(runs, by)
     ordered = list(dict.fromkeys(runs["value"]))
     if all(isinstance(value, int | float | np.number) for value in ordered):
         ordered.sort()
@@ -85,7 +85,7 @@ def sensitivity_frame(rounds: pd.DataFrame, by: str, *, profile: str) -> pd.Data
 
 def _values_of(rounds: pd.DataFrame, by: str) -> tuple[pd.Series, pd.Series]:
     """Value and default of the setting in every row; None where a method has no such option."""
-    if by in _SETTINGS:
+    if by in (*_VARIED, *_SIZES):
         return rounds[by], pd.Series(getattr(FederatedConfig, by), index=rounds.index)
     options = rounds["options"].fillna("").map(parse_options)
     defaults = pd.Series(
@@ -95,10 +95,20 @@ def _values_of(rounds: pd.DataFrame, by: str) -> tuple[pd.Series, pd.Series]:
         known = sorted(
             {name for m in rounds["method"].unique() for name in find_method(m).defaults}
         )
-        raise InputError("by", by, "one of " + ", ".join([*_SETTINGS, *known]))
+        raise InputError("by", by, "one of " + ", ".join([*_VARIED, *_SIZES, *known]))
     pairs = zip(options, defaults, strict=True)
     values = [chosen.get(by, default) for chosen, default in pairs]
     return pd.Series(values, index=rounds.index), defaults
+
+
+def _else_default(rounds: pd.DataFrame, by: str) -> pd.Series:
+    """Whether everything but ``by`` stands at its default."""
+    options = rounds["options"].fillna("").map(parse_options)
+    stands = options.map(lambda chosen: not set(chosen) - {by})
+    for name in _VARIED:
+        if name != by:
+            stands &= rounds[name] == getattr(FederatedConfig, name)
+    return stands
 
 
 def parse_options(text: str) -> dict[str, float]:
@@ -107,23 +117,15 @@ def parse_options(text: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in pairs}
 
 
-def _require_else_equal(runs: pd.DataFrame, by: str) -> None:
-    others = [name for name in _SETTINGS if name not in (by, "task", "method")]
-    for name in others:
-        if runs[name].nunique(dropna=False) > 1:
+def _require_one_size(runs: pd.DataFrame, by: str) -> None:
+    for name in _SIZES:
+        if name != by and runs[name].nunique() > 1:
             raise InputError(name, sorted(map(str, runs[name].unique())), f"one value, beside {by}")
-    residual = [
-        ",".join(f"{name}={value:g}" for name, value in options.items() if name != by)
-        for options in runs["options"].fillna("").map(parse_options)
-    ]
-    for method, texts in runs.assign(residual=residual).groupby("method")["residual"]:
-        if texts.nunique() > 1:
-            raise InputError(f"options of {method}", sorted(texts.unique()), f"one, beside {by}")
     keys = ["task", "method", "value", "seed"]
     twice = runs.drop_duplicates("run_id")
     twice = twice[twice.duplicated(keys)]
     if len(twice):
-        raise InputError("runs", twice[keys].iloc[0].to_dict(), f"each once; only {by} may differ")
+        raise InputError("runs", twice[keys].iloc[0].to_dict(), "each of them once")
 
 
 def _text(value: object) -> str:
