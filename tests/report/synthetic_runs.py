@@ -170,6 +170,7 @@ def make_run(
     rounds_table = pd.DataFrame(rounds)
     devices_table = pd.concat(devices, ignore_index=True)
     rounds_table = pd.concat([pd.DataFrame(labels, index=rounds_table.index), rounds_table], axis=1)
+    del labels["lora_rank"]  # here it is each device's own
     devices_table = pd.concat(
         [pd.DataFrame(labels, index=devices_table.index), devices_table], axis=1
     )
