@@ -71,7 +71,7 @@ def quantized_gain(df: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlim(-0.7, df["quantized"].max() + 0.7)
     ax.margins(y=0.3)
     ax.set_ylabel("gain over none, points")
-    ax.legend(loc="best")
+    ax.legend(loc="upper left")
     finish(ax)
     return ax
 
