@@ -262,12 +262,13 @@ def reproduce(
         "task": task,
         "seeds": list(seeds) if seeds else None,
         "computed_now": computed_now,
-        "recorded_only": recorded_only,
     }
     for number, (stem, entry) in enumerate(entries.items(), start=1):
         started = time.monotonic()
         _say(f"[{number}/{len(entries)}] {stem} …", end="")
-        make_figures(sources / f"{stem}.ipynb", entry.files, target, parameters)
+        # Those with federated figures alone have this parameter.
+        extra = {} if entry.federated is _nothing else {"recorded_only": recorded_only}
+        make_figures(sources / f"{stem}.ipynb", entry.files, target, parameters | extra)
         _say(f" {time.monotonic() - started:.0f} s, {len(entry.files)} files")
     if settings.committed:
         _refresh_gallery()
