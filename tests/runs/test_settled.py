@@ -11,7 +11,7 @@ import pytest
 from fedquad import paths
 from fedquad.config import PROFILES, InputError, get_profile
 from fedquad.runs.learnability import check_tasks
-from fedquad.runs.learning_rate import RATES, search_learning_rate
+from fedquad.runs.learning_rate import RATES, chosen_rate, rate_file_name, search_learning_rate
 from fedquad.runs.store import RunStore
 from fedquad.tasks.microworld import MICRO_TASKS, make_task
 from fedquad.tasks.task import with_holdout
@@ -28,6 +28,23 @@ def test_the_search_chooses_the_best_rate_and_writes_it_down(tmp_path, monkeypat
     assert chosen["accuracy"].item() == table["accuracy"].max()
     written = pd.read_csv(tmp_path / "data" / "learning_rates" / "smoke.csv")
     pd.testing.assert_frame_equal(written, table)
+
+
+def test_another_model_has_a_table_of_its_own(tmp_path, monkeypatch):
+    other = replace(SMOKE, model="embedded-bert")
+    assert rate_file_name(SMOKE) == "smoke.csv"
+    assert rate_file_name(other) == "smoke-embedded-bert.csv"
+    monkeypatch.setattr(paths, "package_data", lambda: tmp_path)
+    with pytest.raises(InputError, match="fedquad tune --profile smoke --model embedded-bert"):
+        chosen_rate(other)
+    table = pd.DataFrame({"learning_rate": RATES, "chosen": [False, True, False]})
+    folder = tmp_path / "learning_rates"
+    folder.mkdir()
+    table.to_csv(folder / "smoke-embedded-bert.csv", index=False)
+    assert chosen_rate(other) == RATES[1]
+    table.assign(chosen=False).to_csv(folder / "smoke-embedded-bert.csv", index=False)
+    with pytest.raises(InputError, match="one row"):
+        chosen_rate(other)
 
 
 @pytest.mark.slow
