@@ -70,30 +70,18 @@ def round_row(
         a list per column of `devices_frame`, None where a device did not take part.
     """
     devices = _device_columns(setting, sizes, statuses, probed, assignments, updates)
-    took_part = np.array([time is not None for time in devices["completion_time_s"]])
-    times = np.array([time for time in devices["completion_time_s"] if time is not None])
-    clock = RoundTimes(times)
-    waiting: list[float | None] = [None] * len(statuses)
-    for device, seconds in zip(np.flatnonzero(took_part), clock.waiting_time_s, strict=True):
-        waiting[device] = float(seconds)
-    devices["waiting_time_s"] = waiting
-    overruns = sum(bool(over) for over in devices["is_overrun"])
     row = {
         "round": round_idx + 1,
         "accuracy": evaluation.accuracy,
         "loss": evaluation.loss if math.isfinite(evaluation.loss) else None,
         "train_loss": _mean([update.train_loss for update in updates.values()]),
-        "round_time_s": clock.round_time_s,
-        "sim_time_s": sim_time_before_s + clock.round_time_s,
-        "probe_time_s": max((t for t in devices["probe_time_s"] if t is not None), default=0.0),
-        "mean_completion_time_s": clock.mean_completion_time_s,
-        "mean_waiting_time_s": clock.mean_waiting_time_s,
+        **set_clock(devices, sim_time_before_s),
         "download_bytes": _sum(devices["download_bytes"]),
         "upload_bytes": _sum(devices["upload_bytes"]),
         "mean_depth": _mean([depth for depth in devices["depth"] if depth]),
         "mean_quantized": _mean([q for q in devices["quantized"] if q is not None]),
-        "memory_overruns": overruns,
-        "participants": int(took_part.sum()),
+        "memory_overruns": sum(bool(over) for over in devices["is_overrun"]),
+        "participants": sum(time is not None for time in devices["completion_time_s"]),
         "failures": len(failures),
         "gradient_norms": [float(norm) for norm in gradient_norms],
         "num_eval": len(evaluation.correct),
@@ -103,6 +91,23 @@ def round_row(
     if round_idx + 1 == setting.config.num_rounds:
         row["final"] = True
     return row
+
+
+def set_clock(devices: dict[str, list[Any]], sim_time_before_s: float) -> dict[str, Any]:
+    """Times of a round from those of its devices, whose ``waiting_time_s`` is set."""
+    present = [at for at, seconds in enumerate(devices["completion_time_s"]) if seconds is not None]
+    clock = RoundTimes([devices["completion_time_s"][at] for at in present])
+    waiting: list[float | None] = [None] * len(devices["completion_time_s"])
+    for at, seconds in zip(present, clock.waiting_time_s.tolist(), strict=True):
+        waiting[at] = seconds
+    devices["waiting_time_s"] = waiting
+    return {
+        "round_time_s": clock.round_time_s,
+        "sim_time_s": sim_time_before_s + clock.round_time_s,
+        "probe_time_s": max((t for t in devices["probe_time_s"] if t is not None), default=0.0),
+        "mean_completion_time_s": clock.mean_completion_time_s,
+        "mean_waiting_time_s": clock.mean_waiting_time_s,
+    }
 
 
 def _device_columns(

@@ -112,6 +112,7 @@ class FedQuad(_LayerConfigMethod):
         "waiting_limit_s": 0.0,
         "leave_out_infeasible": 1.0,
     }
+    looks_at_time = True
     may_quantize: ClassVar[bool] = True
 
     def __init__(

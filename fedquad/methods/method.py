@@ -151,6 +151,8 @@ class Method(ABC):
     name: ClassVar[str]
     label: ClassVar[str]
     defaults: ClassVar[dict[str, float]] = {}
+    # Whether its choices depend on how fast devices are; if not, a run can be given another clock.
+    looks_at_time: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
