@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,23 +14,31 @@ from fedquad.cost.communication import RoundShare, RoundTraffic
 from fedquad.cost.layer_costs import LayerCosts
 from fedquad.report.figures import draw
 from fedquad.report.frames import (
+    ablation_curves_frame,
+    accuracy_curves_frame,
     checkpointing_frame,
     communication_frame,
     depth_accuracy_frame,
     depth_cost_frame,
+    heterogeneity_curves_frame,
     memory_frame,
     position_accuracy_frame,
     position_cost_frame,
     quantized_accuracy_frame,
     quantized_memory_frame,
+    speedup_frame,
     synergy_accuracy_frame,
     synergy_cost_frame,
+    time_to_accuracy_frame,
     tuning_latency_frame,
 )
 from fedquad.report.saving import save_figure
 from fedquad.report.tables import save_table
 from fedquad.runs.plans import layer_groups, synergy_points
 from fedquad.runs.results import format_layers, pack
+
+# For the generators of federated runs, synthetic_*.py beside this file.
+sys.path.append(str(Path(__file__).parent))
 
 NUM_EVAL = 400
 FLOPS_PER_SECOND = 2.6e11
@@ -265,6 +276,18 @@ def make_frames(seeds: int) -> dict[str, pd.DataFrame]:
     }
 
 
+def make_main_frames(rounds: pd.DataFrame, devices: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The frames of Figs. 7, 8 and 10 and of the curves behind Table IV."""
+    curves = accuracy_curves_frame(rounds, devices, profile="reference")
+    return {
+        "fig07_accuracy_curves": curves,
+        "fig08_time_to_accuracy": time_to_accuracy_frame(curves),
+        "fig08_speedup_against_target": speedup_frame(curves),
+        "tab04_curves": heterogeneity_curves_frame(rounds, devices, profile="reference"),
+        "fig10_ablation": ablation_curves_frame(rounds, devices, profile="reference"),
+    }
+
+
 def make_tables() -> dict[str, pd.DataFrame]:
     """The tables that claims are read from."""
     costs = {
@@ -286,8 +309,30 @@ def make_tables() -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture(scope="session")
-def frames() -> dict[str, pd.DataFrame]:
+def central_frames() -> dict[str, pd.DataFrame]:
+    """Figs. 1 to 4."""
     return make_frames(seeds=3)
+
+
+@pytest.fixture(scope="session")
+def main_frames() -> dict[str, pd.DataFrame]:
+    """Figs. 7, 8 and 10 and Table IV, from three seeds of every run."""
+    from synthetic_curves import main_rounds
+
+    return make_main_frames(*main_rounds())
+
+
+@pytest.fixture(scope="session")
+def selection_frames() -> dict[str, pd.DataFrame]:
+    """Figs. 5, 6 and 9 and the sensitivity, from three seeds."""
+    from synthetic_runs import make_federated_frames
+
+    return make_federated_frames()
+
+
+@pytest.fixture(scope="session")
+def frames(central_frames, main_frames, selection_frames) -> dict[str, pd.DataFrame]:
+    return central_frames | main_frames | selection_frames
 
 
 @pytest.fixture(scope="session")
@@ -343,8 +388,8 @@ def figures_root(frames, tmp_path_factory):
 
 
 @pytest.fixture
-def csv_folder(frames, tmp_path):
-    """Only the csv files, which a test may change."""
-    for name, df in (frames | make_tables()).items():
+def csv_folder(central_frames, tmp_path):
+    """Only the csv files of Figs. 1 to 4, which a test may change."""
+    for name, df in (central_frames | make_tables()).items():
         df.to_csv(tmp_path / f"{name}.csv", index=False)
     return tmp_path

@@ -66,7 +66,9 @@ class Comparison:
         levels: Sequence[str] = (LEVEL,),
     ) -> None:
         frame = evidence.frame(figure)
-        chosen = frame["task"].map(task_key) == key
+        chosen = frame["task"].isin(
+            [name for name in frame["task"].unique() if task_key(name) == key]
+        )
         chosen &= frame["reference_model"] == reference_model
         self.rows = frame[chosen & (frame["throughput_model"] == throughput_model)]
         where = key if reference_model == REFERENCE_MODEL else f"{key} with {reference_model}"

@@ -148,8 +148,8 @@ def shared_legend(figure: Figure, axes: list[Axes]) -> None:
             handles.setdefault(label, handle)
     order = [look.label for look in LOOKS.values() if look.label in handles]
     order += [label for label in handles if label not in order]
-    per_inch = 0.9  # entries that fit beside each other
-    num_columns = min(len(order), max(1, int(per_inch * figure.get_figwidth())))
+    # About one entry fits into an inch.
+    num_columns = min(len(order), max(1, int(figure.get_figwidth())))
     num_rows = int(np.ceil(len(order) / num_columns))
     figure.legend(
         [handles[label] for label in order],

@@ -9,6 +9,7 @@ import pandas as pd
 from fedquad.config import InputError
 from fedquad.config.federated import HETEROGENEITY_LEVELS, THROUGHPUT_MODELS
 from fedquad.report.frames.federated import PAPER_METHODS, default_runs
+from fedquad.report.frames.fig08 import paper_ablation_speedup
 from fedquad.report.frames.runs import require_answers
 from fedquad.report.metrics import ABLATION_METHODS
 from fedquad.report.time_to_accuracy import LEVEL, REFERENCE_MODEL, THROUGHPUT_MODEL
@@ -93,7 +94,8 @@ def ablation_curves_frame(
 ) -> pd.DataFrame:
     """Fig. 10: FedQuad and its two ablations, at high heterogeneity under the default clock.
 
-    As `accuracy_curves_frame`; tasks without an ablation are left out.
+    As `accuracy_curves_frame`, with the paper's speed-up over each ablation; tasks
+    without an ablation are left out.
     """
     rows = default_runs(rounds, methods=ABLATION_METHODS, heterogeneity=LEVEL)
     rows = rows[rows["throughput_model"] == THROUGHPUT_MODEL]
@@ -102,7 +104,10 @@ def ablation_curves_frame(
     if rows.empty:
         accepted = " and ".join(ABLATION_METHODS[1:])
         raise InputError("runs", "none", f"runs of {accepted} ({THROUGHPUT_MODEL})")
-    return _frame(rows, devices, profile=profile)
+    frame = _frame(rows, devices, profile=profile)
+    pairs = zip(frame["task"], frame["method"], strict=True)
+    frame["paper_speedup"] = [paper_ablation_speedup(task, method) for task, method in pairs]
+    return frame
 
 
 def _other_levels(rounds: pd.DataFrame) -> list[str]:
