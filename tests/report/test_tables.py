@@ -10,6 +10,7 @@ from fedquad.config import InputError
 from fedquad.report.comparison import ITEMS, REPRODUCTIONS, comparison_table
 from fedquad.report.gallery import CLAIMS_BEGIN, CLAIMS_END, update_readme, write_gallery
 from fedquad.report.hyperparameters import TAGS, hyperparameter_table
+from fedquad.report.main_tables import FORMATS, heterogeneity_table
 from fedquad.report.paper import get_claim, reported, reported_items
 from fedquad.report.tables import datasets_table, save_table
 from fedquad.tasks.task import load_task
@@ -111,6 +112,29 @@ def test_gallery_shows_every_figure_and_is_the_same_twice(figures_root):
     assert "Fig. 2(b)" in text
     assert "**reproduced**" in text
     assert write_gallery(figures_root).read_text() == text
+
+
+def test_gallery_names_figures_and_tables_as_the_paper_does(main_frames, tmp_path):
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    for name in ("fig10_ablation", "tab04_curves"):
+        main_frames[name].to_csv(folder / f"{name}.csv", index=False)
+        (folder / f"{name}.png").touch()
+    levels = heterogeneity_table(main_frames["tab04_curves"])
+    save_table(levels, "tab04_heterogeneity", folder=folder, formats=FORMATS)
+    text = write_gallery(tmp_path).read_text()
+    for heading in ("Fig. 10: ablation", "Table IV: curves", "Table IV: heterogeneity"):
+        assert f"### {heading}\n" in text
+    assert (folder / "tab04_heterogeneity.md").read_text() in text
+    assert "Table III" not in text
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{CLAIMS_BEGIN}\n{CLAIMS_END}\n")
+    update_readme(readme, tmp_path)
+    table = readme.read_text()
+    # Claims whose figure is in no folder take no row.
+    assert {line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")} == {
+        "| figure", "| ---", "| Fig. 10", "| Table IV",
+    }  # fmt: skip
 
 
 def test_readme_gets_its_table_between_the_markers_only(figures_root, tmp_path):
