@@ -267,7 +267,7 @@ def reproduce(
         started = time.monotonic()
         _say(f"[{number}/{len(entries)}] {stem} …", end="")
         # Those with federated figures alone have this parameter.
-        extra = {} if entry.federated is _nothing else {"recorded_only": recorded_only}
+        extra = {} if entry.federated is Notebook.federated else {"recorded_only": recorded_only}
         make_figures(sources / f"{stem}.ipynb", entry.files, target, parameters | extra)
         _say(f" {time.monotonic() - started:.0f} s, {len(entry.files)} files")
     if settings.committed:

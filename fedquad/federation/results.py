@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedquad.config import FederatedConfig
+from fedquad.config import FederatedConfig, InputError
 from fedquad.federation.round_record import DEVICE_COLUMNS
 from fedquad.runs.store import StoredRun
 
@@ -171,9 +171,23 @@ def federated_result(
     )
 
 
-def federated_frames(results: Iterable[FederatedResult]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of several runs, one below the other: rounds, and devices."""
+def federated_frames(
+    results: Iterable[FederatedResult], computed_now: Collection[str] = ()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of several runs, one below the other: rounds, and devices.
+
+    Parameters
+    ----------
+    results : iterable of FederatedResult
+        At least one.
+    computed_now : collection of str
+        Ids of runs that count as computed now though they are read: just before,
+        by the same command.
+    """
     results = list(results)
+    if not results:
+        raise InputError("results", "none", "at least one finished federated run")
     rounds = pd.concat([result.rounds() for result in results], ignore_index=True)
     devices = pd.concat([result.devices() for result in results], ignore_index=True)
+    rounds["from_record"] &= ~rounds["run_id"].isin(list(computed_now))
     return rounds, devices

@@ -10,7 +10,7 @@ import pytest
 
 from fedquad import paths
 from fedquad.report.figures import FIGURES, WALKTHROUGH_FIGURES
-from fedquad.reproduce import NOTEBOOKS
+from fedquad.reproduce import NOTEBOOKS, Notebook
 
 SOURCES = sorted(paths.notebooks_dir().glob("*.ipynb"))
 PARAMETERS = {
@@ -85,13 +85,16 @@ def test_prose_stands_before_every_code_cell(notebook):
             assert len(before.source) > 60, before.id
 
 
-def test_one_cell_of_plain_literals_is_tagged_parameters(notebook):
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_one_cell_of_plain_literals_is_tagged_parameters(path):
+    notebook = nbformat.read(path, as_version=4)
     [cell] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     values = {}
     for statement in ast.parse(cell.source).body:
         assert isinstance(statement, ast.Assign)
         values[statement.targets[0].id] = ast.literal_eval(statement.value)
-    assert values == PARAMETERS
+    is_federated = NOTEBOOKS[path.stem].federated is not Notebook.federated
+    assert values == PARAMETERS | ({"recorded_only": False} if is_federated else {})
 
 
 def test_the_title_says_how_long_it_takes_on_what(notebook):
