@@ -25,7 +25,7 @@ POLL_S = 0.2
 
 
 class WorkerError(RuntimeError):
-    """A worker process died: killed, or out of memory."""
+    """A worker process died (killed, or out of memory), or failed with an error of its own."""
 
 
 class _StoppedError(Exception):
