@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch.nn.functional import cross_entropy
 
 from fedquad.config import Assignment, FederatedConfig, InputError
@@ -31,6 +33,7 @@ from fedquad.training.local import (
     cosine_rate,
     evaluate_batch,
     evaluation_batches,
+    evaluation_mode,
     row_order,
 )
 
@@ -72,6 +75,8 @@ class DeviceHost:
             fresh_modules=backbone.fresh_modules,
             seed=config.seed,
         ).to(torch_device)
+        # All of it, here: told inside a sub-model, the layers that it skips would not hear of it.
+        self._model.train()
         self._lora = lora_tensors(self._model)
         self._global = Adapter.from_model(self._model)
         self._in_model: Adapter | None = self._global
@@ -80,11 +85,6 @@ class DeviceHost:
     def num_eval_batches(self) -> int:
         """How many parts the evaluation split is cut into, the same for any number of workers."""
         return len(self._eval_batches)
-
-    @property
-    def num_eval_rows(self) -> int:
-        """Rows of the evaluation split."""
-        return len(self._eval_rows)
 
     def global_adapter(self) -> Adapter:
         """The global adapter as it was last received; the fresh one before that."""
@@ -152,8 +152,9 @@ class DeviceHost:
         batch = rows.batch(row_order(len(rows), self.config.batch_size, seed, 0))
         batch = {name: tensor.to(self.torch_device) for name, tensor in batch.items()}
         labels = batch.pop("labels")
-        self._model.eval()  # the gradient at the weights as they are, without dropout
-        with self._running(job.assignment):
+        self._model.zero_grad(set_to_none=True)  # those of the device before are still there
+        # The gradient at the weights as they are, without dropout.
+        with evaluation_mode(self._model), self._running(job.assignment):
             loss = cross_entropy(self._model(**batch).logits, labels)
             loss.backward()
         squares = np.zeros(len(self._lora))
@@ -168,10 +169,11 @@ class DeviceHost:
         """The global model on these parts of the evaluation split."""
         self._load(self._global)
         parts = []
-        for batch in batches:
-            rows = self._eval_batches[batch]
-            correct, losses = evaluate_batch(self._model, self._eval_rows, rows)
-            parts.append(EvalBatch(rows=rows, correct=correct, losses=losses))
+        with evaluation_mode(self._model):
+            for batch in batches:
+                rows = self._eval_batches[batch]
+                correct, losses = evaluate_batch(self._model, self._eval_rows, rows)
+                parts.append(EvalBatch(rows=rows, correct=correct, losses=losses))
         return parts
 
     def _received(self, job: DeviceJob) -> Adapter:
@@ -215,7 +217,11 @@ def host_from_json(arguments: Mapping[str, Any]) -> DeviceHost:
     ----------
     arguments : mapping
         ``config``: as `fedquad.federation.setting.config_to_json` writes it;
-        ``torch_device``.
+        ``torch_device``: with ``cuda`` the workers take turns among the GPUs.
     """
     config: FederatedConfig = config_from_json(arguments["config"])
-    return DeviceHost(FederatedSetting(config), arguments.get("torch_device", "cpu"))
+    torch_device = arguments.get("torch_device", "cpu")
+    if torch_device == "cuda":
+        gpus = max(1, torch.cuda.device_count())
+        torch_device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}"
+    return DeviceHost(FederatedSetting(config), torch_device)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.torch
-from safetensors import SafetensorError
 
 from fedquad.config import Assignment, InputError
+from fedquad.federation.checkpoint import Checkpoint
 from fedquad.federation.executor import Executor
 from fedquad.federation.jobs import DeviceJob, Failure
 from fedquad.federation.round_record import AdapterSizes, UpdateSummary, round_row
 from fedquad.federation.setting import FederatedSetting
+from fedquad.fleet.fleet import DeviceStatus
 from fedquad.methods.method import History
-from fedquad.model.adapter import Adapter
 from fedquad.runs.run import Run
 from fedquad.training.local import DivergenceError
 
@@ -36,8 +35,8 @@ class Server:
         Where devices run, holding the fresh global adapter. The result does not
         depend on it.
     min_updates : int
-        Updates that a round in which devices took part needs; below it the run
-        stops, to go on from the round before.
+        Updates that a round in which devices were asked for something needs; below
+        it the run stops, to go on from the round before.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Server:
             log_round(row)
             run.append(row)
             if not row.get("final"):
-                run.save_checkpoint(self._state())
+                run.save_checkpoint(self._checkpoint().encode())
             on_round(row)
 
     def play_round(self) -> dict[str, Any]:
@@ -95,7 +94,7 @@ class Server:
         setting = self.setting
         statuses = setting.fleet.statuses(self.round_idx)
         probe_assignments = setting.method.probe(statuses, self.round_idx)
-        probes = self._probe(probe_assignments)
+        probes, failed_probes = self._probe(statuses, probe_assignments)
         history = History(
             round_idx=self.round_idx,
             mean_completion_time_s=self._mean_completion_time_s,
@@ -103,7 +102,8 @@ class Server:
             probes=probes,
         )
         assignments = setting.method.assign(statuses, history)
-        updates, failures = self._fine_tune(assignments)
+        _require_one_each("assignments", assignments, statuses)
+        updates, failures = self._fine_tune(statuses, assignments, failed_probes)
         for device in failures:
             assignments[device] = None
         self._learn(updates)
@@ -128,39 +128,49 @@ class Server:
         self.round_idx += 1
         return row
 
-    def _probe(self, assignments: Sequence[Assignment | None]) -> dict[int, np.ndarray]:
-        jobs = self._jobs(assignments)
-        if not jobs:
-            return {}
-        answers = self._executor.probe(jobs)
-        found = {}
-        for job, answer in zip(jobs, answers, strict=True):
-            if isinstance(answer, Failure):
-                _log.warning("round %d: probe of %s", self.round_idx + 1, _words(answer))
-            else:
-                found[job.device] = answer
-        return found
+    def _probe(
+        self, statuses: Sequence[DeviceStatus], assignments: Sequence[Assignment | None]
+    ) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+        """What the devices measured, and why some could not."""
+        if assignments:
+            _require_one_each("probes", assignments, statuses)
+        found: dict[int, np.ndarray] = {}
+        failures: dict[int, str] = {}
+        if jobs := self._jobs(assignments):
+            for job, answer in zip(jobs, self._executor.probe(jobs), strict=True):
+                if isinstance(answer, Failure):
+                    failures[job.device] = self._left_out(answer, statuses)
+                else:
+                    found[job.device] = answer
+        return found, failures
 
     def _fine_tune(
-        self, assignments: Sequence[Assignment | None]
+        self,
+        statuses: Sequence[DeviceStatus],
+        assignments: Sequence[Assignment | None],
+        failed_probes: dict[int, str],
     ) -> tuple[dict[int, UpdateSummary], dict[int, str]]:
-        """Run the devices and put their updates together, one at a time, in their order."""
+        """Run the devices and put their updates together, one at a time, in their order.
+
+        Returns what the record keeps of each update, and why devices failed, those
+        whose probe did included: nothing that they were assigned is asked of them.
+        """
         accumulator = self.setting.method.accumulator(self.global_adapter)
         updates: dict[int, UpdateSummary] = {}
-        failures: dict[int, str] = {}
-        jobs = self._jobs(assignments)
+        failures = dict(failed_probes)
+        jobs = [job for job in self._jobs(assignments) if job.device not in failures]
+        num_asked = len(jobs) + len(failures)
         for outcome in self._executor.fine_tune(jobs):
             if isinstance(outcome, Failure):
-                _log.warning("round %d: left out %s", self.round_idx + 1, _words(outcome))
-                failures[outcome.device] = outcome.reason
+                failures[outcome.device] = self._left_out(outcome, statuses)
                 continue
             accumulator.add(outcome)
             updates[outcome.device] = UpdateSummary(outcome)
-        if jobs and len(updates) < self._min_updates:
-            reason = next(iter(failures.values()), "no device answered")
+        if num_asked and len(updates) < self._min_updates:
+            reason = next(iter(failures.values()), "no more devices took part")
             raise DivergenceError(
-                f"round {self.round_idx + 1}: {len(updates)} of {len(jobs)} devices sent an "
-                f"update that can be used, {self._min_updates} are needed ({reason})"
+                f"round {self.round_idx + 1}: {len(updates)} of {num_asked} devices sent an "
+                f"update that can be used, {self._min_updates} needed ({reason})"
             )
         self.global_adapter = accumulator.finish()
         return updates, failures
@@ -172,13 +182,20 @@ class Server:
             for layer, norm in update.gradient_norms.items():
                 by_layer.setdefault(layer, []).append(norm)
         for layer, norms in sorted(by_layer.items()):
-            self._gradient_norms[layer] = sum(norms) / len(norms)
+            self._gradient_norms[layer] = math.fsum(norms) / len(norms)
 
     def _known_norms(self) -> np.ndarray:
         """g_l of every layer: the last known, else the mean of the known ones, else 1."""
         known = self._gradient_norms
-        filler = sum(known.values()) / len(known) if known else 1.0
+        # Rounded once: a resumed run knows the layers in another order.
+        filler = math.fsum(known.values()) / len(known) if known else 1.0
         return np.array([known.get(layer, filler) for layer in range(self.setting.num_layers)])
+
+    def _left_out(self, failure: Failure, statuses: Sequence[DeviceStatus]) -> str:
+        """The reason of a failure, once it is in the log."""
+        name = statuses[failure.device].device_id
+        _log.warning("round %d: left out %s: %s", self.round_idx + 1, name, failure.reason)
+        return failure.reason
 
     def _jobs(self, assignments: Sequence[Assignment | None]) -> list[DeviceJob]:
         return [
@@ -187,46 +204,40 @@ class Server:
             if assignment is not None
         ]
 
-    def _state(self) -> bytes:
-        """What the next round needs: a line of JSON, then the adapter as safetensors."""
-        state = {
-            "round_idx": self.round_idx,
-            "mean_completion_time_s": self._mean_completion_time_s,
-            "gradient_norms": sorted(self._gradient_norms.items()),
-            "sim_time_s": self._sim_time_s,
-            "method": self.setting.method.state_dict(),
-        }
-        tensors = {name: t.contiguous() for name, t in self.global_adapter.state().items()}
-        return json.dumps(state).encode() + b"\n" + safetensors.torch.save(tensors)
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            adapter=self.global_adapter,
+            round_idx=self.round_idx,
+            sim_time_s=self._sim_time_s,
+            mean_completion_time_s=self._mean_completion_time_s,
+            gradient_norms=self._gradient_norms,
+            method=self.setting.method.state_dict(),
+        )
 
     def _restore(self, run: Run) -> None:
-        """Bring the server and the rows to the last checkpoint."""
-        if checkpoint := run.load_checkpoint():
+        """Bring the server and the rows to the last checkpoint; to the start if it is damaged."""
+        if encoded := run.load_checkpoint():
             try:
-                self._load(checkpoint)
-            except (InputError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                self._load(Checkpoint.decode(encoded, self.global_adapter), len(run.rows))
+            except InputError as error:
                 _log.warning("%s: starting over, damaged checkpoint: %s", run.directory, error)
         run.rewind(self.round_idx)
 
-    def _load(self, checkpoint: bytes) -> None:
-        header, _, tensors = checkpoint.partition(b"\n")
-        state = json.loads(header)
-        adapter = Adapter.from_state(safetensors.torch.load(tensors), self.global_adapter.layout)
-        _require_same_shapes(adapter, self.global_adapter)
-        round_idx, sim_time_s = int(state["round_idx"]), float(state["sim_time_s"])
-        norms = {int(layer): float(norm) for layer, norm in state["gradient_norms"]}
-        self.setting.method.load_state_dict(state["method"])
-        self.global_adapter = adapter
-        self._mean_completion_time_s = state["mean_completion_time_s"]
-        self._gradient_norms = norms
-        self._sim_time_s, self.round_idx = sim_time_s, round_idx
+    def _load(self, checkpoint: Checkpoint, num_rows: int) -> None:
+        if checkpoint.round_idx > num_rows:
+            accepted = f"one after at most {num_rows} rounds, whose results are there"
+            raise InputError("checkpoint", f"after round {checkpoint.round_idx}", accepted)
+        self.setting.method.load_state_dict(checkpoint.method)
+        self.global_adapter = checkpoint.adapter
+        self.round_idx = checkpoint.round_idx
+        self._sim_time_s = checkpoint.sim_time_s
+        self._mean_completion_time_s = checkpoint.mean_completion_time_s
+        self._gradient_norms = dict(checkpoint.gradient_norms)
 
 
-def _words(failure: Failure) -> str:
-    return f"device {failure.device}: {failure.reason}"
-
-
-def _require_same_shapes(adapter: Adapter, like: Adapter) -> None:
-    shapes = {name: tensor.shape for name, tensor in adapter.state().items()}
-    if shapes != {name: tensor.shape for name, tensor in like.state().items()}:
-        raise InputError("checkpoint", "its adapter", "tensors of the run's own names and shapes")
+def _require_one_each(
+    what: str, assignments: Sequence[Assignment | None], statuses: Sequence[DeviceStatus]
+) -> None:
+    """Raise `InputError` unless a method says something of every device, before any has run."""
+    if len(assignments) != len(statuses):
+        raise InputError(f"{what} of a round", len(assignments), f"{len(statuses)}, one a device")

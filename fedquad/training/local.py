@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "evaluate_batch",
     "evaluation_batches",
+    "evaluation_mode",
     "row_order",
 ]
 
@@ -239,28 +241,35 @@ def evaluate_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each of these rows is classified correctly (bool), and its loss (float64).
 
-    Runs on the device where the model is; train or eval mode is left as it was.
+    Runs on the device where the model is, which is in `evaluation_mode`.
     """
     batch = _to_device(rows.batch(chosen), next(model.parameters()).device)
     labels = batch.pop("labels")
+    with torch.inference_mode():
+        logits = model(**batch).logits
+        correct = (logits.argmax(dim=-1) == labels).cpu().numpy()
+        losses = cross_entropy(logits, labels, reduction="none").cpu().numpy()
+    return correct, losses.astype(np.float64)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """A model without dropout for as long as the block lasts; then in the mode it was in."""
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            logits = model(**batch).logits
-            correct = (logits.argmax(dim=-1) == labels).cpu().numpy()
-            losses = cross_entropy(logits, labels, reduction="none").cpu().numpy()
+        yield
     finally:
         model.train(was_training)
-    return correct, losses.astype(np.float64)
 
 
 def evaluate(model: nn.Module, rows: TokenizedSplit, batch_size: int = 64) -> Evaluation:
     """Accuracy and loss of a model over a split, reported in the order of the split."""
     correct = np.empty(len(rows), dtype=bool)
     losses = np.empty(len(rows), dtype=np.float64)
-    for chosen in evaluation_batches(rows, batch_size):
-        correct[chosen], losses[chosen] = evaluate_batch(model, rows, chosen)
+    with evaluation_mode(model):
+        for chosen in evaluation_batches(rows, batch_size):
+            correct[chosen], losses[chosen] = evaluate_batch(model, rows, chosen)
     return Evaluation(float(correct.mean()), float(losses.mean()), correct)
 
 
