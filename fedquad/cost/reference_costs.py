@@ -107,11 +107,18 @@ def reference_costs(
         What `step_cost` refuses, or a model of fewer than 3 layers.
     """
     name = short_name(model) or model
-    is_committed = (batch_size, length, activation_bits) == (BATCH_SIZE, LENGTH, 8)
-    path = costs_file(name)
-    if is_committed and name in COMMITTED_MODELS and path.is_file():
-        return ReferenceCosts.from_json(path.read_text(encoding="utf-8"))
+    if are_committed(name, batch_size, length, activation_bits=activation_bits):
+        return ReferenceCosts.from_json(costs_file(name).read_text(encoding="utf-8"))
     return count_reference_costs(name, batch_size, length, activation_bits=activation_bits)
+
+
+def are_committed(
+    model: str, batch_size: int = BATCH_SIZE, length: int = LENGTH, *, activation_bits: int = 8
+) -> bool:
+    """Whether `reference_costs` reads these rather than count them."""
+    name = short_name(model) or model
+    is_setting = (batch_size, length, activation_bits) == (BATCH_SIZE, LENGTH, 8)
+    return is_setting and name in COMMITTED_MODELS and costs_file(name).is_file()
 
 
 def count_reference_costs(

@@ -132,7 +132,7 @@ class DeviceHost:
             adapter=self._method.finish_update(received, trained, assignment),
             num_samples=len(rows),
             gradient_norms=trainer.mean_gradient_norms(),
-            train_loss=sum(losses) / len(losses),
+            train_loss=math.fsum(losses) / len(losses),
         )
 
     def probe(self, job: DeviceJob) -> np.ndarray:

@@ -34,6 +34,8 @@ ROUND_COLUMNS = (
     "num_eval",
     "correct",
 )
+# None in the record where nobody took part, or where the loss is not finite.
+_MAY_LACK = ("loss", "train_loss", "mean_completion_time_s", "mean_depth", "mean_quantized")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class FederatedResult:
         """One row a round: the settings that tell runs apart, then `ROUND_COLUMNS`."""
         table = pd.DataFrame(
             [{name: row[name] for name in ROUND_COLUMNS} for row in self.rows]
-        ).astype({"loss": float, "mean_completion_time_s": float})
+        ).astype(dict.fromkeys(_MAY_LACK, float))
         return self._labelled(table).assign(from_record=self.from_record)
 
     def devices(self) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,8 +67,9 @@ def round_row(
     Returns
     -------
     dict
-        The columns of `fedquad.federation.results.rounds_frame`, and ``devices``:
-        a list per column of `devices_frame`, None where a device did not take part.
+        ``ROUND_COLUMNS`` of `fedquad.federation.results`, ``gradient_norms`` (g_l as
+        the next round knows them, one a layer), and ``devices``: a list per column
+        of `DEVICE_COLUMNS`, None where a device did not take part.
     """
     devices = _device_columns(setting, sizes, statuses, probed, assignments, updates)
     row = {
@@ -110,6 +112,14 @@ def set_clock(devices: dict[str, list[Any]], sim_time_before_s: float) -> dict[s
     }
 
 
+class _Plan(NamedTuple):
+    """What an assignment means for any device that is given it."""
+
+    flops: int
+    memory_bytes: int
+    columns: dict[str, Any]
+
+
 def _device_columns(
     setting: FederatedSetting,
     sizes: AdapterSizes,
@@ -118,45 +128,47 @@ def _device_columns(
     assignments: Sequence[Assignment | None],
     updates: Mapping[int, UpdateSummary],
 ) -> dict[str, list[Any]]:
-    method, costs = setting.method.setting, setting.costs
+    @cache  # there are few assignments and may be many devices
+    def plan(job: Assignment) -> _Plan:
+        price = setting.costs.price(job)
+        columns = {
+            "depth": len(job.trainable_layers),
+            "quantized": len(job.quantized_layers),
+            "lora_rank": job.lora_rank,
+            "active_layers": format_layers(job.active_layers),
+            "trainable_layers": format_layers(job.trainable_layers),
+            "download_bytes": sizes.num_bytes(job.active_layers, job.lora_rank),
+        }
+        return _Plan(price.flops, price.bytes, columns)
+
+    local_steps = setting.clock_local_steps
     probed = list(probed) or [None] * len(statuses)
-    columns: dict[str, list[Any]] = {name: [] for name in DEVICE_COLUMNS}
+    rows = []
     for device, (status, probe, job) in enumerate(zip(statuses, probed, assignments, strict=True)):
-        row: dict[str, Any] = dict.fromkeys(DEVICE_COLUMNS)
-        row |= {
+        row = {
+            **_NOTHING,
             "device_id": status.device_id,
             "device_class": status.device_class,
             "mode": status.mode,
             "depth_budget": status.depth_budget,
             "memory_budget_bytes": status.memory_budget_bytes,
             "flops_per_second": status.flops_per_second,
-            "depth": 0,
         }
         memory, seconds = 0, 0.0
         if probe is not None:
-            price = costs.price(probe)
-            memory, seconds = price.bytes, price.flops / status.flops_per_second
+            memory, seconds = plan(probe).memory_bytes, plan(probe).flops / status.flops_per_second
             row["probe_time_s"] = seconds
         if job is not None:
-            memory = max(memory, costs.price(job).bytes)
-            update = updates[device]
-            row |= {
-                "depth": len(job.trainable_layers),
-                "quantized": len(job.quantized_layers),
-                "lora_rank": job.lora_rank,
-                "active_layers": format_layers(job.active_layers),
-                "trainable_layers": format_layers(job.trainable_layers),
-                "completion_time_s": seconds
-                + method.completion_time_s(job, status.flops_per_second),
-                "download_bytes": sizes.num_bytes(job.active_layers, job.lora_rank),
-                "upload_bytes": update.upload_bytes,
-            }
+            flops, job_memory, columns = plan(job)
+            memory = max(memory, job_memory)
+            row |= columns
+            row["completion_time_s"] = seconds + local_steps * flops / status.flops_per_second
+            row["upload_bytes"] = updates[device].upload_bytes
         if job is not None or probe is not None:
             row["memory_bytes"] = memory
             row["is_overrun"] = memory > status.memory_budget_bytes
-        for name, value in row.items():
-            columns[name].append(value)
-    return columns
+        rows.append(row)
+    return {name: [row[name] for row in rows] for name in DEVICE_COLUMNS}
 
 
 DEVICE_COLUMNS = (
@@ -179,10 +191,11 @@ DEVICE_COLUMNS = (
     "download_bytes",
     "upload_bytes",
 )
+_NOTHING = dict.fromkeys(DEVICE_COLUMNS) | {"depth": 0}
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+    return math.fsum(values) / len(values) if values else None
 
 
 def _sum(values: Sequence[int | None]) -> int:

@@ -10,13 +10,18 @@ from typing import Any
 
 import psutil
 
-from fedquad.config import FederatedConfig
+from fedquad.config import FederatedConfig, require_int
 from fedquad.federation.device import DeviceHost
 from fedquad.federation.distributed import DistributedExecutor, HostSpec
 from fedquad.federation.executor import Executor, InProcessExecutor
 from fedquad.federation.results import FederatedResult, federated_result
 from fedquad.federation.server import Server
-from fedquad.federation.setting import FederatedSetting, all_settings, config_to_json
+from fedquad.federation.setting import (
+    FederatedSetting,
+    all_settings,
+    config_to_json,
+    costs_at_hand,
+)
 from fedquad.runs.collection import Experiment
 from fedquad.runs.environment import describe_environment
 from fedquad.runs.pool import Report
@@ -116,21 +121,25 @@ def run_federated(
     StoreError, InputError, DivergenceError, WorkerError
         As `load_or_federate`.
     """
+    require_int("workers", workers, 1)
     settings = run_settings(config)
     if not fresh and (result := _FEDERATION.read(config, store)):
         return result
     setting = FederatedSetting(config)
-    with store.open(settings, setting.sources(), fresh=fresh) as run:
+    setting.require_usable()
+    workers = min(workers, setting.num_devices)
+    # The executor first: what cannot run is refused before anything is stored of it.
+    with (
+        _make_executor(setting, workers, torch_device) as executor,
+        store.open(settings, setting.sources(), fresh=fresh) as run,
+    ):
         if not run.is_complete:
-            with _make_executor(setting, min(workers, setting.num_devices), torch_device) as (
-                executor
-            ):
-                _go_on(setting, executor, run, on_round, torch_device)
+            _go_on(setting, executor, run, on_round, torch_device)
     return federated_result(config, store.read(settings), from_record=False)
 
 
 def _make_executor(setting: FederatedSetting, workers: int, torch_device: str) -> Executor:
-    if workers <= 1:
+    if workers == 1:
         return InProcessExecutor(DeviceHost(setting, torch_device))
     arguments = {"config": config_to_json(setting.config), "torch_device": torch_device}
     spec = HostSpec(factory="fedquad.federation.device:host_from_json", arguments=arguments)
@@ -182,6 +191,7 @@ _FEDERATION = Experiment(
     compute=_compute,
     result_of=federated_result,
     length=lambda config: config.num_rounds,
+    sources_at_hand=costs_at_hand,
     unit="round",
     description="federated rounds",
 )

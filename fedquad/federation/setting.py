@@ -13,7 +13,7 @@ from typing import Any
 
 from fedquad.config import FederatedConfig, InputError, settings_of
 from fedquad.cost.layer_costs import LayerCosts
-from fedquad.cost.reference_costs import ReferenceCosts, reference_costs
+from fedquad.cost.reference_costs import ReferenceCosts, are_committed, reference_costs
 from fedquad.fleet.clock import clock_local_steps
 from fedquad.fleet.fleet import Fleet, make_fleet
 from fedquad.methods import create_method, find_method, normalised_options
@@ -59,12 +59,18 @@ class FederatedSetting:
     @cached_property
     def reference(self) -> ReferenceCosts:
         """Costs of the reference model."""
-        # The paper's price does not look at the bits; what we count does.
-        is_counted = self.config.quantization_price == "counted"
-        bits = self.config.activation_bits if is_counted else 8
         return reference_costs(
-            self.config.reference_model, CLOCK_BATCH_SIZE, CLOCK_LENGTH, activation_bits=bits
+            self.config.reference_model,
+            CLOCK_BATCH_SIZE,
+            CLOCK_LENGTH,
+            activation_bits=self.counted_bits,
         )
+
+    @property
+    def counted_bits(self) -> int:
+        """Bits of the quantized activations in the counted price; the paper's does not ask."""
+        is_counted = self.config.quantization_price == "counted"
+        return self.config.activation_bits if is_counted else 8
 
     @cached_property
     def costs(self) -> LayerCosts:
@@ -108,14 +114,41 @@ class FederatedSetting:
         )
         return create_method(config.method, setting, dict(config.method_options))
 
+    def require_usable(self) -> None:
+        """Find what is wrong with the settings before anything is stored or started.
+
+        Raises
+        ------
+        InputError
+            More devices than rows to train on, or an option that the method refuses.
+        """
+        rows = len(self.task.train)
+        if self.num_devices > rows:
+            accepted = f"at most {rows}, the number of samples to share out"
+            raise InputError("num_devices", self.num_devices, accepted)
+        _ = self.method
+
     def sources(self) -> dict[str, str]:
         """Digests of what a run is computed from beside its settings."""
-        priced = json.dumps([self.costs.to_json(), self.reference.arithmetic_intensity])
         return {
             "task": self.task.fingerprint,
             "model": find_pretrained(self.config.model).sha256,
-            "costs": hashlib.sha256(priced.encode()).hexdigest(),
+            "costs": self.costs_digest(),
         }
+
+    def costs_digest(self) -> str:
+        """SHA-256 of what the clock and the memory are computed from, whatever is trained."""
+        whole = self.reference.price(self.config.quantization_price)
+        priced = json.dumps([whole.to_json(), self.reference.arithmetic_intensity])
+        return hashlib.sha256(priced.encode()).hexdigest()
+
+
+def costs_at_hand(config: FederatedConfig) -> dict[str, str]:
+    """Digest of a run's costs where they are committed; counting them would take a minute."""
+    setting = FederatedSetting(config)
+    if not are_committed(config.reference_model, activation_bits=setting.counted_bits):
+        return {}
+    return {"costs": setting.costs_digest()}
 
 
 def all_settings(configs: Iterable[FederatedConfig]) -> list[dict[str, Any]]:

@@ -36,6 +36,9 @@ class Experiment(Generic[Config, Result]):
         From a config to the units of its part of the progress bar.
     unit, description : str
         Of the progress bar.
+    sources_at_hand : callable, optional
+        From a config to digests of what its run is computed from beside the task:
+        those that are quick to make here. A record with others is refused.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Experiment(Generic[Config, Result]):
         length: Callable[[Config], int],
         unit: str,
         description: str,
+        sources_at_hand: Callable[[Config], dict[str, str]] = lambda config: {},
     ) -> None:
         self._all_settings = all_settings
         self._compute = compute
@@ -54,6 +58,7 @@ class Experiment(Generic[Config, Result]):
         self._length = length
         self._unit = unit
         self._description = description
+        self._sources_at_hand = sources_at_hand
 
     def read(self, config: Config, store: RunStore) -> Result | None:
         """The finished run of a config; None if there is none, or not yet.
@@ -61,8 +66,8 @@ class Experiment(Generic[Config, Result]):
         Raises
         ------
         StoreError
-            The record is damaged, or was made from another content of the task
-            than the one at hand.
+            The record is damaged, or was made from another content of the task,
+            or other sources, than those at hand.
         """
         return self._read(config, self._all_settings([config])[0], store, _fingerprint_at_hand)
 
@@ -117,9 +122,10 @@ class Experiment(Generic[Config, Result]):
         stored = store.read(settings)
         if stored is None:
             return None
+        wanted = stored.sources | self._sources_at_hand(config)
         if now := fingerprint(config.task):
-            wanted = stored.sources | {"task": now}
-            require_same("sources", stored.sources, wanted, stored.directory)
+            wanted["task"] = now
+        require_same("sources", stored.sources, wanted, stored.directory)
         if (stored.directory / "checkpoint").exists():  # killed just after its final row
             with suppress(StoreError):
                 store.open(settings, stored.sources).close()
