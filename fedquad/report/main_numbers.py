@@ -70,7 +70,7 @@ def _headline(pick: Callable) -> Reproduction:
         evidence.frame(fig08.CURVES)
         speedups, missing = tab03.all_speedups(evidence)
         if missing:
-            raise NotAttemptedError("; ".join(dict.fromkeys(missing)))
+            raise NotAttemptedError(tab03.lacking(missing))
         return pick(speedups.values(), key=lambda speedup: speedup.value)
 
     return reproduce

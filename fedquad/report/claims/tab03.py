@@ -96,14 +96,15 @@ def all_speedups(evidence: Evidence) -> tuple[dict[str, Estimate], list[str]]:
     wanted += [(TASK, model, LEVEL) for model in BACKBONES.values() if model != REFERENCE_MODEL]
     wanted += [(TASK, REFERENCE_MODEL, level) for level in tab04.LEVELS if level != LEVEL]
     for key, model, level in wanted:
+        where = key if model == REFERENCE_MODEL else f"{key} with {model}"
+        where += "" if level == LEVEL else f" at {level} heterogeneity"
         try:
             comparison = Comparison(
                 evidence, CURVES, key, reference_model=model, levels=(LEVEL, level)
             )
-        except NotAttemptedError as error:
-            missing.append(str(error))
+        except NotAttemptedError:
+            missing.append(where)
             continue
-        where = key if (model, level) == (REFERENCE_MODEL, LEVEL) else f"{key}, {model}, {level}"
         for method in BASELINES:
             name = f"{LOOKS[method].label} ({where})"
             speedups[name] = comparison.speedup(method, level)
@@ -121,7 +122,7 @@ def headline(evidence: Evidence) -> Finding:
         shown = ""
         if smallest is not None:
             shown = f"; of what is there {_range(speedups, smallest, largest)}"
-        raise NotAttemptedError("; ".join(dict.fromkeys(missing)) + shown)
+        raise NotAttemptedError(lacking(missing) + shown)
     every = both(*(above(speedup, 1) for speedup in speedups.values()))
     slower = [f"{name} {told(s)}" for name, s in speedups.items() if above(s, 1) is not True]
     finding = Finding(
@@ -134,6 +135,11 @@ def headline(evidence: Evidence) -> Finding:
         f"{reported_value('headline-x-high')}x",
     )
     return explained(finding, "not surely above 1: " + ", ".join(slower) if slower else "")
+
+
+def lacking(missing: list[str]) -> str:
+    """What keeps the headline from being judged."""
+    return "no complete comparison on " + ", ".join(missing)
 
 
 def _range(speedups: dict[str, Estimate], smallest: str, largest: str) -> str:

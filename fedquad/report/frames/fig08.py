@@ -75,9 +75,8 @@ def speedup_frame(curves: pd.DataFrame) -> pd.DataFrame:
         if "fedquad" not in methods:
             continue
         lines = [comparison.curves.accuracy[comparison.curves.row((LEVEL, m))] for m in methods]
-        targets = np.linspace(
-            min(line[0] for line in lines), max(line.max() for line in lines), NUM_TARGETS
-        )
+        lowest, highest = min(line[0] for line in lines), max(line.max() for line in lines)
+        targets = np.unique(np.linspace(lowest, highest, NUM_TARGETS))
         for method in methods:
             if method != "fedquad":
                 sweep = comparison.speedups_at(targets, (LEVEL, method), fast=(LEVEL, "fedquad"))
