@@ -127,7 +127,7 @@ NOTEBOOKS: dict[str, Notebook] = {
             "fig06_configurations",
             "fig06_predictions",
         ),
-        tables=("tab01_jetsons", "claims_fig06"),
+        tables=("tab01_jetsons", "claims_alg01", "claims_fig06"),
         federated=partial(_planned, FEDERATION_PLANS, "selection_configs"),
         minutes={"smoke": 1, "embedded": 2, "reference": 30, "glue": 30},
     ),
@@ -138,18 +138,23 @@ NOTEBOOKS: dict[str, Notebook] = {
             "fig08_time_to_accuracy",
             "fig08_speedup_against_target",
         ),
-        tables=("tab03_models", "tab_throughput_models", "claims_fig08"),
+        tables=("tab03_models", "tab_throughput_models", "claims_fig08", "claims_tab03"),
         federated=partial(
             _planned_together,
             FEDERATION_PLANS,
-            ("main_configs", "backbone_configs", "throughput_configs"),
+            (
+                "main_configs",
+                "backbone_configs",
+                "heterogeneity_configs",
+                "throughput_configs",
+            ),
         ),
         minutes={"smoke": 2, "embedded": 6, "reference": 300, "glue": 60},
     ),
     "07_heterogeneity": Notebook(
         items=("fig09", "tab04"),
-        figures=("fig09_waiting_time",),
-        tables=("tab04_heterogeneity", "claims_fig09"),
+        figures=("fig09_waiting_time", "tab04_curves"),
+        tables=("tab04_heterogeneity", "claims_fig09", "claims_tab04"),
         federated=partial(
             _planned_together, FEDERATION_PLANS, ("main_configs", "heterogeneity_configs")
         ),
@@ -165,7 +170,9 @@ NOTEBOOKS: dict[str, Notebook] = {
     "09_sensitivity": Notebook(
         items=("sensitivity",),
         figures=("fig_sensitivity", "fig_yardstick"),
-        federated=partial(_planned, FEDERATION_PLANS, "sensitivity_configs"),
+        federated=partial(
+            _planned_together, FEDERATION_PLANS, ("sensitivity_configs", "throughput_configs")
+        ),
         minutes={"smoke": 2, "embedded": 4, "reference": 60, "glue": 30},
     ),
     "walkthrough_activation_quantization": Notebook(

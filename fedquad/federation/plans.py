@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
+
+import pandas as pd
 
 from fedquad.config import FederatedConfig, Profile
 from fedquad.config.federated import (
@@ -12,6 +13,7 @@ from fedquad.config.federated import (
     HETEROGENEITY_LEVELS,
     REFERENCE_MODELS,
 )
+from fedquad.model.pretrained import short_name
 
 # The order of the paper's legends; FedLoRA is the unconstrained reference.
 BASELINES = ("fedra", "inclusivefl", "layersel", "hetlora")
@@ -116,6 +118,21 @@ def sensitivity_configs(profile: Profile) -> list[FederatedConfig]:
     return configs
 
 
+def varied_settings(rounds: pd.DataFrame) -> list[str]:
+    """What differs between some runs of a method, of what `sensitivity_configs` varies.
+
+    Parameters
+    ----------
+    rounds : DataFrame
+        As `fedquad.federation.results.federated_frames` makes it.
+    """
+    names = [*_VARIED_SETTINGS, "throughput_model", "budget_policy"]
+    by_method = rounds.groupby("method")
+    found = [name for name in names if (by_method[name].nunique() > 1).any()]
+    options = [name for name in _VARIED_OPTIONS if rounds["options"].str.contains(name).any()]
+    return options + found
+
+
 def all_configs(profile: Profile) -> list[FederatedConfig]:
     """Every run of a profile, once, those of the main figures first."""
     plans = (
@@ -129,9 +146,9 @@ def all_configs(profile: Profile) -> list[FederatedConfig]:
     return list(dict.fromkeys(config for plan in plans for config in plan(profile)))
 
 
-def of_method(configs: Iterable[FederatedConfig], *methods: str) -> list[FederatedConfig]:
-    """Those of these methods."""
-    return [config for config in configs if config.method in methods]
+def reference_model_of(model: str) -> str:
+    """The model whose costs the clock has: itself if known, for a small encoder its namesake."""
+    return REFERENCE_MODELS.get(model) or short_name(model) or DEFAULT_REFERENCE_MODEL
 
 
 def _config(profile: Profile, **varied: Any) -> FederatedConfig:
@@ -142,7 +159,7 @@ def _config(profile: Profile, **varied: Any) -> FederatedConfig:
         FederatedConfig(
             task=size.tasks[0],
             model=model,
-            reference_model=REFERENCE_MODELS.get(model, DEFAULT_REFERENCE_MODEL),
+            reference_model=reference_model_of(model),
             num_devices=size.num_devices,
             num_rounds=size.num_rounds,
             local_steps=size.local_steps,
