@@ -38,7 +38,7 @@ def verify(
         Print a JSON list instead of a table.
     """
     from fedquad.config import get_profile
-    from fedquad.runs.verify import verify as recompute
+    from fedquad.verify import verify as recompute
 
     table = recompute(get_profile(profile), sample, seed, workers=workers)
     if json:
