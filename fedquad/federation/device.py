@@ -75,8 +75,6 @@ class DeviceHost:
             fresh_modules=backbone.fresh_modules,
             seed=config.seed,
         ).to(torch_device)
-        # All of it, here: told inside a sub-model, the layers that it skips would not hear of it.
-        self._model.train()
         self._lora = lora_tensors(self._model)
         self._global = Adapter.from_model(self._model)
         self._in_model: Adapter | None = self._global

@@ -58,6 +58,7 @@ class LocalTrainer:
     model : torch.nn.Module
         Its parameters with ``requires_grad`` are trained: choose them before
         (`fedquad.model.lora.set_trainable_layers`; all of them for full tuning).
+        It is put in train mode.
     rows : TokenizedSplit
     num_steps, batch_size : int
     learning_rate : float
@@ -99,7 +100,9 @@ class LocalTrainer:
         require_positive("learning_rate", learning_rate)
         require_int("rows to train on", len(rows.labels), 1)
         require_choice("schedule", schedule, ("cosine", "constant"))
-        self.model = model.to(torch_device)
+        # All modules are told here, whatever mode the whole says that it is in: peft wraps a model in
+        # eval mode without a word, and layers that are skipped while it trains hear of nothing.
+        self.model = model.to(torch_device).train()
         self.rows = rows
         self.torch_device = torch.device(torch_device)
         self.step_idx = 0
