@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedquad.config import FineTuneConfig, settings_of
+from fedquad.config import FineTuneConfig, InputError, settings_of
 from fedquad.model.backbone import model_identity
 from fedquad.runs.store import StoredRun
 from fedquad.tasks.task import task_identity
@@ -189,3 +189,15 @@ def format_layers(layers: Sequence[int]) -> str:
     starts = [layers[0], *(b for a, b in pairwise(layers) if b != a + 1)]
     ends = [*(a for a, b in pairwise(layers) if b != a + 1), layers[-1]]
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Layers of a run from their text form: ``"0-3,7"`` -> ``(0, 1, 2, 3, 7)``."""
+    layers: list[int] = []
+    try:
+        for part in str(text).split(","):
+            first, _, last = part.partition("-")
+            layers.extend(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise InputError("layers", text, "ranges such as 0-3 or 0-3,7") from None
+    return tuple(layers)

@@ -15,9 +15,8 @@ from fedquad.report.frames import (
     position_accuracy_frame,
     position_cost_frame,
 )
-from fedquad.report.frames.runs import parse_layers
 from fedquad.runs.plans import layer_groups
-from fedquad.runs.results import format_layers
+from fedquad.runs.results import format_layers, parse_layers
 
 SETTING = {"batch_size": 32, "length": 128, "profile": "smoke"}
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from fedquad.config import InputError
 from fedquad.report.frames.federated import RUN_COLUMNS, class_order, with_origin
-from fedquad.report.frames.runs import parse_layers
+from fedquad.runs.results import parse_layers
 
 _DEVICE_COLUMNS = [
     "round",

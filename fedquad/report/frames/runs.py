@@ -7,6 +7,7 @@ import pandas as pd
 
 from fedquad.config import InputError
 from fedquad.report.intervals import decode_correct
+from fedquad.runs.results import parse_layers
 
 RUN_COLUMNS = [
     "task",
@@ -19,18 +20,6 @@ RUN_COLUMNS = [
     "correct",
     "from_record",
 ]
-
-
-def parse_layers(text: str) -> tuple[int, ...]:
-    """Layers of a run from their text form: ``"0-3,7"`` -> ``(0, 1, 2, 3, 7)``."""
-    layers: list[int] = []
-    try:
-        for part in str(text).split(","):
-            first, _, last = part.partition("-")
-            layers.extend(range(int(first), int(last or first) + 1))
-    except ValueError:
-        raise InputError("layers", text, "ranges such as 0-3 or 0-3,7") from None
-    return tuple(layers)
 
 
 def lora_runs(results: pd.DataFrame) -> pd.DataFrame:
