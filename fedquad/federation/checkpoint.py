@@ -71,7 +71,11 @@ class Checkpoint:
         header, _, tensors = content.partition(b"\n")
         try:
             state = json.loads(header)
-            adapter = Adapter.from_state(safetensors.torch.load(tensors), like.layout)
+            found = safetensors.torch.load(tensors)
+            # In the order of the model, which safetensors does not keep: sums go along it.
+            names = dict.fromkeys((*like.state(), *found))
+            state_of = {name: found[name] for name in names if name in found}
+            adapter = Adapter.from_state(state_of, like.layout)
             norms = {int(layer): float(norm) for layer, norm in state.pop("gradient_norms")}
             checkpoint = cls(adapter=adapter, gradient_norms=norms, **state)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
