@@ -10,6 +10,7 @@ import cyclopts
 import fedquad
 from fedquad.cli.bench import bench
 from fedquad.cli.claims import claims
+from fedquad.cli.compare import compare
 from fedquad.cli.doctor import doctor
 from fedquad.cli.finetune import finetune
 from fedquad.cli.gallery import gallery
@@ -17,6 +18,7 @@ from fedquad.cli.memory import memory
 from fedquad.cli.plan import plan
 from fedquad.cli.pretrain import pretrain
 from fedquad.cli.reproduce import reproduce
+from fedquad.cli.run import run
 from fedquad.cli.tune import check_tasks, tune
 from fedquad.cli.verify import verify
 from fedquad.config import InputError
@@ -28,12 +30,15 @@ app = cyclopts.App(
     help="LoRA depth and activation quantization for federated fine-tuning, by experiment.",
     version=fedquad.__version__,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # `main` says what is kept
 )
 COMMANDS = (
     reproduce,
     claims,
     gallery,
     finetune,
+    run,
+    compare,
     memory,
     plan,
     doctor,

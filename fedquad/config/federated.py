@@ -34,41 +34,53 @@ class FederatedConfig:
     method_options : tuple of (str, number)
         The method's own settings that differ from its defaults, by name, such as
         ``(("reward_offset_s", 0.001),)``.
-    task, model : str
-        As in `FineTuneConfig`.
+    task : str
+        Name of a task (``micro-mnli``, ``sst2``, …) or a folder of TSV files.
+    model : str
+        ``embedded``, ``minilm``, a Hugging Face name or a folder.
     num_devices : int
         n. Not used with ``fleet``, which has its own.
     num_rounds : int
-        H.
+        Rounds, H.
     local_steps : int
         Optimizer steps that a device really takes in a round.
-    batch_size, max_length : int
-        Rows a step, tokens a row at most.
+    batch_size : int
+        Rows a step.
+    max_length : int
+        Tokens a row at most; longer rows are cut.
     learning_rate : float
         Peak of the cosine schedule.
     rate_schedule : {"rounds", "within-round"}
-        The cosine falls over the rounds and is constant inside each, or falls
-        from the peak within every round.
-    lora_rank, lora_alpha : int
-        r and alpha of the global adapter.
-    train_samples, eval_samples : int or None
-        Rows used of each split; None means all.
+        ``rounds``: the cosine falls over the rounds and is constant inside each;
+        ``within-round``: it falls from the peak in every round.
+    lora_rank : int
+        r of the global adapter.
+    lora_alpha : int
+        alpha of LoRA; the update is scaled by alpha / r.
+    train_samples : int or None
+        Rows used of the training split; None means all.
+    eval_samples : int or None
+        The same for the evaluation split.
     partition_alpha : float
         Of the Dirichlet partition; ``inf`` gives every device the same mix.
     heterogeneity : {"low", "medium", "high"}
-        Strong devices only; strong and moderate 1:1; strong, moderate, weak 3:3:4.
+        ``low``: strong devices only; ``medium``: strong and moderate 1:1;
+        ``high``: strong, moderate, weak 3:3:4.
     fleet : str or None
-        A CSV file of devices in place of simulated Jetsons
+        A CSV file of devices in place of simulated Jetsons, with the columns
+        device_id, memory_budget_bytes, flops_per_second
         (`fedquad.fleet.fleet.read_fleet`).
     throughput_model : {"fp16", "fp32", "roofline"}
-        How q follows from a Jetson's mode.
+        How q follows from a Jetson's mode: ``fp16``, ``fp32`` or ``roofline``.
     budget_policy : {"layers", "strict"}
-        What a baseline may do with a device's budget: train as many layers as it
-        is worth, overruns being reported, or only what fits in memory.
+        What a baseline may do with a device's budget. ``layers``: train as many
+        layers as it is worth, overruns being reported; ``strict``: only what
+        fits in memory.
     reference_model : str
         The model whose costs the virtual clock and the memory are those of.
     quantization_price : {"paper", "counted"}
-        m_q and c_a of the reference model: the paper's, or those we count.
+        m_q and c_a of the reference model. ``paper``: the paper's; ``counted``:
+        those we count.
     clock_local_steps : int or None
         Local steps of a round on the clock; None: the paper's for the task.
     activation_bits : {8, 4}
