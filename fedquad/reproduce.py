@@ -170,6 +170,7 @@ NOTEBOOKS: dict[str, Notebook] = {
     "09_sensitivity": Notebook(
         items=("sensitivity",),
         figures=("fig_sensitivity", "fig_yardstick"),
+        tables=("tab_budget_policies", "tab_sensitivity"),
         federated=partial(
             _planned_together, FEDERATION_PLANS, ("sensitivity_configs", "throughput_configs")
         ),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import pandas as pd
-
 from fedquad.config import FederatedConfig, Profile
 from fedquad.config.federated import (
     DEFAULT_REFERENCE_MODEL,
@@ -90,6 +88,7 @@ _VARIED_SETTINGS: dict[str, tuple[Any, ...]] = {
     "quantization_price": ("counted",),
     "rate_schedule": ("within-round",),
 }
+VARIED = (*_VARIED_OPTIONS, *_VARIED_SETTINGS, "throughput_model", "budget_policy")
 
 
 def sensitivity_configs(profile: Profile) -> list[FederatedConfig]:
@@ -116,21 +115,6 @@ def sensitivity_configs(profile: Profile) -> list[FederatedConfig]:
             for policy in ("layers", "strict")
         ]
     return configs
-
-
-def varied_settings(rounds: pd.DataFrame) -> list[str]:
-    """What differs between some runs of a method, of what `sensitivity_configs` varies.
-
-    Parameters
-    ----------
-    rounds : DataFrame
-        As `fedquad.federation.results.federated_frames` makes it.
-    """
-    names = [*_VARIED_SETTINGS, "throughput_model", "budget_policy"]
-    by_method = rounds.groupby("method")
-    found = [name for name in names if (by_method[name].nunique() > 1).any()]
-    options = [name for name in _VARIED_OPTIONS if rounds["options"].str.contains(name).any()]
-    return options + found
 
 
 def all_configs(profile: Profile) -> list[FederatedConfig]:

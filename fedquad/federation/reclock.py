@@ -52,8 +52,9 @@ def reclock(result: FederatedResult, *, throughput_model: str) -> FederatedResul
         )
         times = set_clock(devices, rows[-1]["sim_time_s"] if rows else 0.0)
         rows.append(row | times | {"devices": devices})
-    key = run_id(all_settings([config])[0])
-    return dataclasses.replace(result, config=config, run_id=key, rows=rows)
+    key, trained = run_id(all_settings([config])[0]), result.trained_as or result.run_id
+    trained_as = None if trained == key else trained
+    return dataclasses.replace(result, config=config, run_id=key, rows=rows, trained_as=trained_as)
 
 
 def _under_speeds(

@@ -57,6 +57,8 @@ class FederatedResult:
         ``wall_time_s`` over all attempts, ``attempts``, ``environment``.
     from_record : bool
         False if the run was computed by this call.
+    trained_as : str or None
+        Id of the run that was trained, of one that was only given another clock.
     """
 
     config: FederatedConfig
@@ -67,6 +69,7 @@ class FederatedResult:
     sources: dict[str, str]
     telemetry: dict[str, Any]
     from_record: bool
+    trained_as: str | None = None
 
     @property
     def accuracy(self) -> float:
@@ -191,5 +194,6 @@ def federated_frames(
         raise InputError("results", "none", "at least one finished federated run")
     rounds = pd.concat([result.rounds() for result in results], ignore_index=True)
     devices = pd.concat([result.devices() for result in results], ignore_index=True)
-    rounds["from_record"] &= ~rounds["run_id"].isin(list(computed_now))
+    now = [run.run_id for run in results if (run.trained_as or run.run_id) in computed_now]
+    rounds["from_record"] &= ~rounds["run_id"].isin(now)
     return rounds, devices

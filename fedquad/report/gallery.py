@@ -34,6 +34,14 @@ TABLES = {
         "fig08",
         "The claims on MNLI at high heterogeneity under every throughput model.",
     ),
+    "tab_sensitivity": (
+        "sensitivity",
+        "What every value of every varied setting came to.",
+    ),
+    "tab_budget_policies": (
+        "sensitivity",
+        "The baselines under both budget policies: who takes part, and who overruns.",
+    ),
 }
 _ITEM_NAMES = {"alg01": "Algorithm 1", "tab03": "Table III", "tab04": "Table IV"}
 # Announced in the paper and missing there; the figures are ours.

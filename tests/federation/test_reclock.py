@@ -11,6 +11,7 @@ import pytest
 from fedquad.config import InputError
 from fedquad.cost.layer_costs import LayerCosts
 from fedquad.federation.reclock import reclock
+from fedquad.federation.results import federated_frames
 from fedquad.federation.runs import run_federated
 from fedquad.fleet.fleet import DeviceStatus, depth_budget
 from fedquad.methods import METHODS, create_method
@@ -53,6 +54,18 @@ def test_there_and_back_is_the_same_run(run):
     assert there.rows != result.rows
     assert reclock(there, throughput_model="fp16") == result
     assert reclock(result, throughput_model="fp16") == result
+
+
+def test_another_clock_does_not_make_a_run_older(run):
+    """What was trained just now counts as computed now under every clock."""
+    made = dataclasses.replace(run(method="fedra", num_devices=2, num_rounds=1), from_record=True)
+    there = reclock(made, throughput_model="fp32")
+    further = reclock(there, throughput_model="roofline")
+    assert there.trained_as == further.trained_as == made.run_id
+    rounds, _ = federated_frames([made, there, further], [made.run_id])
+    assert not rounds["from_record"].any()
+    rounds, _ = federated_frames([made, there, further], [there.run_id])
+    assert rounds["from_record"].all()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from synthetic_runs import COSTS, LOCAL_STEPS, make_runs, make_sensitivity
 
-from fedquad.config import InputError
+from fedquad.config import InputError, get_profile
+from fedquad.federation import plans
 from fedquad.report.explorers import explore_selection, explored_frame, selection_figure
 from fedquad.report.figures import draw
 from fedquad.report.figures.sensitivity import MEASURES
-from fedquad.report.frames import sensitivity_frame
+from fedquad.report.frames import sensitivity_frame, sensitivity_frames
 from fedquad.report.frames.sensitivity import parse_options
 
 
@@ -84,6 +85,34 @@ def test_each_setting_is_varied_with_all_others_at_their_defaults():
     assert shown("budget_policy") == [("fedra", "layers"), ("fedra", "strict")]
     with pytest.raises(InputError, match="two values"):
         shown("throughput_model")
+
+
+def test_settings_that_were_not_varied_are_left_out():
+    runs = [{}, {"lora_rank": 4}, {"options": "reward_offset_s=1"}, {"method": "fedra"}]
+    rounds, _ = make_runs([{"num_rounds": 2, **run} for run in runs])
+    settings = ("reward_offset_s", "first_mean_time_scale", "lora_rank", "budget_policy", "balance")
+    df = sensitivity_frames(rounds, settings, profile="reference")
+    assert df["setting"].unique().tolist() == ["reward_offset_s", "lora_rank"]
+    parts = [sensitivity_frame(rounds, by, profile="reference") for by in df["setting"].unique()]
+    pd.testing.assert_frame_equal(df, pd.concat(parts, ignore_index=True))
+    with pytest.raises(InputError, match="nothing varied"):
+        sensitivity_frames(rounds, ["budget_policy", "balance"], profile="reference")
+
+
+@pytest.mark.parametrize("name", ["smoke", "reference"])
+def test_every_setting_that_is_shown_is_varied_by_the_plan(name):
+    profile = get_profile(name)
+    planned = plans.sensitivity_configs(profile) + plans.throughput_configs(profile)
+    for setting in plans.VARIED:
+        values = {
+            (
+                config.method,
+                dict(config.method_options).get(setting, getattr(config, setting, None)),
+            )
+            for config in planned
+        }
+        methods = [method for method, _ in values]
+        assert any(methods.count(method) > 1 for method in methods), setting
 
 
 def test_runs_of_different_sizes_or_twice_the_same_are_refused():

@@ -111,7 +111,7 @@ def compose_sensitivity(df: pd.DataFrame) -> Figure:
     entries: dict[str, object] = {}
     for ax in axes:
         marks = zip(*ax.get_legend_handles_labels(), strict=True)
-        entries = {label: handle for handle, label in marks} | entries
+        entries |= {label: handle for handle, label in marks}
     figure.legend(
         entries.values(),
         entries.keys(),
@@ -164,7 +164,8 @@ def _choice_lines(df: pd.DataFrame, column: str, ax: Axes) -> Axes:
             look |= {"linewidth": 2.5, "alpha": 0.6}
         ax.plot(rows["round"], rows[column], markersize=3, **look)
     ax.set_xlabel("round")
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    ax.set_xlim(df["round"].min() - 0.5, df["round"].max() + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     finish(ax)
     return ax
 

@@ -26,7 +26,11 @@ from fedquad.report.frames.selection import (
     selection_example_frame,
     selection_frame,
 )
-from fedquad.report.frames.sensitivity import sensitivity_frame, yardstick_frame
+from fedquad.report.frames.sensitivity import (
+    sensitivity_frame,
+    sensitivity_frames,
+    yardstick_frame,
+)
 
 __all__ = [
     "ablation_curves_frame",
@@ -48,6 +52,7 @@ __all__ = [
     "selection_example_frame",
     "selection_frame",
     "sensitivity_frame",
+    "sensitivity_frames",
     "speedup_frame",
     "synergy_accuracy_frame",
     "synergy_cost_frame",

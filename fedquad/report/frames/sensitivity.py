@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -53,10 +53,7 @@ def sensitivity_frame(rounds: pd.DataFrame, by: str, *, profile: str) -> pd.Data
         For a setting that no run has, no method that was run at two values, or runs
         of different sizes.
     """
-    values, defaults = _values_of(rounds, by)
-    runs = rounds.assign(value=values, default=defaults)[values.notna() & _else_default(rounds, by)]
-    num_values = runs.groupby("method")["value"].transform("nunique")
-    runs = runs[num_values > 1]
+    runs = _compared(rounds, by)
     if runs.empty:
         raise InputError("runs", f"no method at two values of {by}", "at least one")
     _require_one_size(runs, by)
@@ -81,6 +78,36 @@ def sensitivity_frame(rounds: pd.DataFrame, by: str, *, profile: str) -> pd.Data
     frame = frame.assign(rank=frame["method"].map(methods))
     frame = frame.sort_values(["rank", "position", "seed"], kind="stable")
     return frame.drop(columns="rank").reset_index(drop=True)
+
+
+def sensitivity_frames(
+    rounds: pd.DataFrame, settings: Iterable[str], *, profile: str
+) -> pd.DataFrame:
+    """`sensitivity_frame` of each of these settings that was varied, one below the other.
+
+    Raises
+    ------
+    InputError
+        When none was, or for what `sensitivity_frame` refuses.
+    """
+    settings = list(settings)
+    options = {
+        name for method in rounds["method"].unique() for name in find_method(method).defaults
+    }
+    known = [by for by in settings if by in (*_VARIED, *_SIZES) or by in options]
+    varied = [by for by in known if not _compared(rounds, by).empty]
+    if not varied:
+        accepted = "a method at two values of one of " + ", ".join(settings)
+        raise InputError("runs", "nothing varied", accepted)
+    parts = [sensitivity_frame(rounds, by, profile=profile) for by in varied]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _compared(rounds: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Rows of the methods that were run at two values or more, all else at its default."""
+    values, defaults = _values_of(rounds, by)
+    runs = rounds.assign(value=values, default=defaults)[values.notna() & _else_default(rounds, by)]
+    return runs[runs.groupby("method")["value"].transform("nunique") > 1]
 
 
 def _values_of(rounds: pd.DataFrame, by: str) -> tuple[pd.Series, pd.Series]:
