@@ -128,7 +128,9 @@ NOTEBOOKS: dict[str, Notebook] = {
             "fig06_predictions",
         ),
         tables=("tab01_jetsons", "claims_alg01", "claims_fig06"),
-        federated=partial(_planned, FEDERATION_PLANS, "selection_configs"),
+        federated=partial(
+            _planned_together, FEDERATION_PLANS, ("selection_configs", "throughput_configs")
+        ),
         minutes={"smoke": 1, "embedded": 2, "reference": 30, "glue": 30},
     ),
     "06_main_results": Notebook(
@@ -156,7 +158,9 @@ NOTEBOOKS: dict[str, Notebook] = {
         figures=("fig09_waiting_time", "tab04_curves"),
         tables=("tab04_heterogeneity", "claims_fig09", "claims_tab04"),
         federated=partial(
-            _planned_together, FEDERATION_PLANS, ("main_configs", "heterogeneity_configs")
+            _planned_together,
+            FEDERATION_PLANS,
+            ("main_configs", "heterogeneity_configs", "throughput_configs"),
         ),
         minutes={"smoke": 2, "embedded": 5, "reference": 300, "glue": 60},
     ),
