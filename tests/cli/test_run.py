@@ -293,11 +293,13 @@ def test_interrupted_killed_and_resumed_with_the_same_bytes(run, home, tmp_path,
         process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
         try:
             folder = wait_for_rounds(home, done + 2, process)
+            process.send_signal(signal.SIGSTOP)  # it cannot end before the signal comes
             if number == signal.SIGINT:  # two processes on one run
                 status, out, err = run(command, *tiny)
                 assert (status, out) == (2, "")
                 assert f"by another process (pid {process.pid})" in last_line(err)
             process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
             _, err = process.communicate(timeout=120)
         finally:
             process.kill()
