@@ -100,8 +100,8 @@ class LocalTrainer:
         require_positive("learning_rate", learning_rate)
         require_int("rows to train on", len(rows.labels), 1)
         require_choice("schedule", schedule, ("cosine", "constant"))
-        # All modules are told here, whatever mode the whole says that it is in: peft wraps a model in
-        # eval mode without a word, and layers that are skipped while it trains hear of nothing.
+        # All modules are told here, whatever mode the whole says that it is in: peft wraps a model
+        # in eval mode without a word, and layers that are skipped while it trains hear of nothing.
         self.model = model.to(torch_device).train()
         self.rows = rows
         self.torch_device = torch.device(torch_device)
