@@ -71,8 +71,9 @@ lint: setup ## Style
 backbone: setup ## Pretrain the embedded encoder again (resumable, hours)
 	$(BIN)/fedquad pretrain
 
-bench: setup ## Time kernels, a layer and small models on this CPU: data/benchmarks/
+bench: setup ## Time kernels, models and the federated engine on this CPU: data/benchmarks/
 	$(BIN)/python -m fedquad.benchmarks all
+	$(BIN)/python -m fedquad.benchmarks federation
 	$(BIN)/python -m fedquad.benchmarks report
 
 bench-gpu: ## The same on a GPU with the paper's models; the Python that has torch, nothing installed

@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
 
             for path in write_report(options.folder):
                 print(path)
+        elif options.what == "federation":
+            _measure_federation(options)
         else:
             _measure(options)
     except InputError as error:
@@ -55,12 +57,39 @@ def _measure(options: argparse.Namespace) -> None:
         print("stopped at the time limit; the same command goes on from here", flush=True)
 
 
+def _measure_federation(options: argparse.Namespace) -> None:
+    # They bring peft, which a machine for the kernels need not have.
+    from fedquad.benchmarks import federation, server_work
+    from fedquad.benchmarks.machine import FEDERATED_CODE, default_name, describe_machine
+    from fedquad.benchmarks.record import Record
+    from fedquad.benchmarks.timing import Deadline
+
+    if options.time_limit is not None:
+        require_positive("time_limit", options.time_limit)
+    plan = federation.federation_plan_from(options)
+    path = options.output or options.folder / default_name("cpu", "federation")
+    machine = describe_machine("cpu", FEDERATED_CODE) | {"threads": 1}
+    record = Record(path, machine, fresh=options.fresh)
+    print(f"{record.machine['device']} -> {path}", flush=True)
+    deadline = Deadline(options.time_limit)
+    runs = (
+        federation.run_round,
+        federation.run_workers,
+        server_work.run_selection,
+        server_work.run_aggregation,
+        server_work.run_server,
+    )
+    for run in runs:
+        run(plan, record, deadline)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fedquad.benchmarks",
-        description="Time kernels, one layer and whole models; a file per machine, resumable.",
+        description="Time kernels, one layer and whole models, or the federated engine; a file per "
+        "machine, resumable.",
     )
-    parser.add_argument("what", choices=(*KINDS, "all", "report"))
+    parser.add_argument("what", choices=(*KINDS, "all", "federation", "report"))
     parser.add_argument("--torch-device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--output", type=Path, help="JSON file, named after the card by default")
     folder = project_root() / "data" / "benchmarks"
@@ -73,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("models", "dtypes", "modes", "attentions", "methods"):
         parser.add_argument(f"--{name}", nargs="+", metavar=name[:-1].upper())
     parser.add_argument("--lengths", nargs="+", type=int, metavar="LENGTH")
+    parser.add_argument(
+        "--devices", nargs="+", type=int, metavar="N", help="of the server's rounds"
+    )
+    parser.add_argument("--updates", type=int, help="that are aggregated")
     parser.add_argument("--no-profile", action="store_true", help="do not sum kernels by CUPTI")
     return parser
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from fedquad.runs.environment import describe_environment
 
 # What decides whether two measurements may stand side by side in one file.
 MUST_AGREE = ("device", "torch", "triton", "transformers", "threads", "sources")
-_TIMED_CODE = ("kernels", "model/activation_quantization")
+TIMED_CODE = ("kernels", "model/activation_quantization")
+FEDERATED_CODE = ("federation", "fleet", "methods", "training", "model")
 
 
 def device_name(torch_device: str) -> str:
@@ -33,14 +35,15 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def default_name(torch_device: str) -> str:
-    """File name of this machine's measurements."""
-    prefix = "cpu-" if torch.device(torch_device).type == "cpu" else ""
+def default_name(torch_device: str, part: str = "") -> str:
+    """File name of this machine's measurements, or of one part of them."""
+    prefix = f"{part}-" if part else ""
+    prefix += "cpu-" if torch.device(torch_device).type == "cpu" else ""
     return f"{prefix}{slug(device_name(torch_device))}.json"
 
 
-def describe_machine(torch_device: str) -> dict[str, Any]:
-    """Everything a reader needs to judge the times, as JSON values."""
+def describe_machine(torch_device: str, code: Sequence[str] = TIMED_CODE) -> dict[str, Any]:
+    """Everything a reader needs to judge the times of this code, as JSON values."""
     described = {"device": device_name(torch_device), **describe_environment(torch_device)}
     described |= {"triton": _version("triton"), "cuda": torch.version.cuda}
     described |= {"driver": None, "memory_bytes": None, "multiprocessors": None}
@@ -54,21 +57,21 @@ def describe_machine(torch_device: str) -> dict[str, Any]:
     described["commit"] = os.environ.get("FEDQUAD_COMMIT") or _said_by(
         "git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"
     )
-    described["sources"] = sources_digest()
+    described["sources"] = sources_digest(code)
     return described
 
 
-def sources_digest() -> str:
+def sources_digest(code: Sequence[str] = TIMED_CODE) -> str:
     """Digest of the code that is timed, so that old times are not taken for those of new code."""
     digest = hashlib.sha256()
-    for path in sorted(_timed_files()):
+    for path in sorted(_files_of(code)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _timed_files() -> list[Path]:
+def _files_of(code: Sequence[str]) -> list[Path]:
     # In a checkout `kernels` stands beside the package, installed it is in it.
-    folders = [Path(root) / part for root in fedquad.__path__ for part in _TIMED_CODE]
+    folders = [Path(root) / part for root in fedquad.__path__ for part in code]
     return [path for folder in folders if folder.is_dir() for path in folder.rglob("*.py")]
 
 

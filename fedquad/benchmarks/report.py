@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedquad.benchmarks.federation_report import (
+    federation_frame,
+    federation_section,
+    server_work,
+)
 from fedquad.benchmarks.frames import compared_frame, kernel_frame, load_records, rows_frame
 from fedquad.benchmarks.plots import kept_against_time, share_of_copy
 from fedquad.benchmarks.targets import targets_frame
@@ -101,9 +106,12 @@ def machine_section(stem: str, machine: dict, rows: pd.DataFrame) -> str:
         f"## {machine['device']}\n",
         ", ".join(told) + f". Every number: [{stem}.json]({stem}.json).\n",
         f"![{machine['device']}]({stem}.png)\n",
-        "### Targets\n",
-        markdown(targets_frame(rows, on_gpu=on_gpu)),
     ]
+    federation = federation_frame(rows)
+    if len(federation):
+        parts[0] = f"## {machine['device']}: the federated engine\n"
+        return "\n".join([*parts, federation_section(federation)])
+    parts += ["### Targets\n", markdown(targets_frame(rows, on_gpu=on_gpu))]
     for kind, title in (("steps", "Whole models"), ("layer", "One layer")):
         table = _table(compared_frame(rows, kind), _STEP_COLUMNS)
         if len(table):
@@ -135,6 +143,13 @@ def _table(df: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 
 def _draw(rows: pd.DataFrame, path: Path) -> None:
+    federation = federation_frame(rows)
+    if len(federation):
+        with paper_style():
+            figure, (ax,) = new_figure(1)
+            server_work(federation, ax)
+            figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
+        return
     steps, kernels = compared_frame(rows, "steps"), kernel_frame(rows)
     with paper_style():
         figure, axes = new_figure(2, width=DOUBLE_COLUMN, height=3.6)

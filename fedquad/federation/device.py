@@ -51,6 +51,11 @@ class DeviceHost:
     torch_device : str
         ``cpu`` or ``cuda``.
 
+    Attributes
+    ----------
+    model : PeftModel
+        Of whichever device ran last.
+
     Raises
     ------
     InputError
@@ -68,15 +73,15 @@ class DeviceHost:
             train_rows.labels, setting.num_devices, config.partition_alpha, config.seed
         )
         self._eval_batches = evaluation_batches(self._eval_rows)
-        self._model = attach_lora(
+        self.model = attach_lora(
             backbone.model,
             rank=config.lora_rank,
             alpha=config.lora_alpha,
             fresh_modules=backbone.fresh_modules,
             seed=config.seed,
         ).to(torch_device)
-        self._lora = lora_tensors(self._model)
-        self._global = Adapter.from_model(self._model)
+        self._lora = lora_tensors(self.model)
+        self._global = Adapter.from_model(self.model)
         self._in_model: Adapter | None = self._global
 
     @property
@@ -104,12 +109,12 @@ class DeviceHost:
         config, assignment = self.config, job.assignment
         received = self._received(job)
         self._load(received)
-        set_trainable_layers(self._model, assignment.trainable_layers)
+        set_trainable_layers(self.model, assignment.trainable_layers)
         within_round = config.rate_schedule == "within-round"
         rate = cosine_rate(job.round_idx, config.num_rounds, config.learning_rate)
-        rows = self._rows(job.device)
+        rows = self.rows(job.device)
         trainer = LocalTrainer(
-            self._model,
+            self.model,
             rows,
             num_steps=config.local_steps,
             batch_size=config.batch_size,
@@ -122,7 +127,7 @@ class DeviceHost:
         )
         with self._running(assignment):
             losses = [trainer.step() for _ in range(config.local_steps)]
-        trained = Adapter.from_model(self._model).layers(assignment.active_layers)
+        trained = Adapter.from_model(self.model).layers(assignment.active_layers)
         trained = trained.truncate_rank(assignment.lora_rank)
         return LocalUpdate(
             device=job.device,
@@ -144,33 +149,39 @@ class DeviceHost:
             The loss or a gradient is not finite.
         """
         self._load(self._received(job))
-        set_trainable_layers(self._model, job.assignment.trainable_layers)
-        rows = self._rows(job.device)
+        set_trainable_layers(self.model, job.assignment.trainable_layers)
+        rows = self.rows(job.device)
         seed = (self.config.seed, job.round_idx, job.device)
         batch = rows.batch(row_order(len(rows), self.config.batch_size, seed, 0))
         batch = {name: tensor.to(self.torch_device) for name, tensor in batch.items()}
         labels = batch.pop("labels")
-        self._model.zero_grad(set_to_none=True)  # those of the device before are still there
+        self.model.zero_grad(set_to_none=True)  # those of the device before are still there
         # The gradient at the weights as they are, without dropout.
-        with evaluation_mode(self._model), self._running(job.assignment):
-            loss = cross_entropy(self._model(**batch).logits, labels)
+        with evaluation_mode(self.model), self._running(job.assignment):
+            loss = cross_entropy(self.model(**batch).logits, labels)
             loss.backward()
         squares = np.zeros(len(self._lora))
         for layer, norm in gradient_norms(self._lora).items():
             squares[layer] = norm * norm
-        self._model.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         if not (math.isfinite(loss.item()) and np.isfinite(squares).all()):
             raise DivergenceError(f"the probe of round {job.round_idx + 1} is not finite")
         return squares
+
+    def rows(self, device: int) -> TokenizedSplit:
+        """A device's own rows of the training split."""
+        if not 0 <= device < len(self._shards):
+            raise InputError("device", device, f"an index below {len(self._shards)}")
+        return self._train_rows.subset(self._shards[device])
 
     def evaluate(self, batches: Sequence[int]) -> list[EvalBatch]:
         """The global model on these parts of the evaluation split."""
         self._load(self._global)
         parts = []
-        with evaluation_mode(self._model):
+        with evaluation_mode(self.model):
             for batch in batches:
                 rows = self._eval_batches[batch]
-                correct, losses = evaluate_batch(self._model, self._eval_rows, rows)
+                correct, losses = evaluate_batch(self.model, self._eval_rows, rows)
                 parts.append(EvalBatch(rows=rows, correct=correct, losses=losses))
         return parts
 
@@ -181,14 +192,9 @@ class DeviceHost:
 
     def _load(self, adapter: Adapter) -> None:
         if self._in_model is not adapter:
-            adapter.load_into(self._model)
+            adapter.load_into(self.model)
         # Training changes the weights; after an evaluation the global adapter is there still.
         self._in_model = adapter if adapter is self._global else None
-
-    def _rows(self, device: int) -> TokenizedSplit:
-        if not 0 <= device < len(self._shards):
-            raise InputError("device", device, f"an index below {len(self._shards)}")
-        return self._train_rows.subset(self._shards[device])
 
     @contextmanager
     def _running(self, assignment: Assignment) -> Iterator[None]:
@@ -199,12 +205,12 @@ class DeviceHost:
 
                 until_done.enter_context(
                     quantize_activations(
-                        self._model,
+                        self.model,
                         assignment.quantized_layers,
                         bits=self.config.activation_bits,
                     )
                 )
-            until_done.enter_context(active_layers(self._model, assignment.active_layers))
+            until_done.enter_context(active_layers(self.model, assignment.active_layers))
             yield
 
 

@@ -86,7 +86,7 @@ class Server:
             log_round(row)
             run.append(row)
             if not row.get("final"):
-                run.save_checkpoint(self._checkpoint().encode())
+                run.save_checkpoint(self.checkpoint().encode())
             on_round(row)
 
     def play_round(self) -> dict[str, Any]:
@@ -204,7 +204,8 @@ class Server:
             if assignment is not None
         ]
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
+        """What `go_on` needs to go on from here."""
         return Checkpoint(
             adapter=self.global_adapter,
             round_idx=self.round_idx,

@@ -23,7 +23,7 @@ from fedquad.methods.method import (
     MethodSetting,
     Penalty,
 )
-from fedquad.model.adapter import Adapter, adapted_matrices
+from fedquad.model.adapter import AdaptedMatrix, Adapter, adapted_matrices
 from fedquad.model.lora import lora_tensors
 
 
@@ -152,19 +152,27 @@ class SparsityWeightedMean(Accumulator):
 
     def add(self, update: LocalUpdate) -> None:
         """Take one device's update; `InputError` for one that does not fit."""
-        padded = update.adapter.pad_rank(self._rank)
-        require_same_tensors(padded, self._global, update.device)
-        small = adapted_matrices(update.adapter.lora)
-        for matrix, unpadded in zip(adapted_matrices(padded.lora), small, strict=True):
-            key = matrix.layer, matrix.a_name
-            weight = product_norm(unpadded.lora_a, unpadded.lora_b)
-            if weight > 0:
-                self._uniform.pop(key, None)
-                self._weighted.setdefault(key, TensorSum()).add(matrix.tensors, weight)
-            elif key not in self._weighted:
-                self._uniform.setdefault(key, TensorSum()).add(matrix.tensors)
-        self._head.add(padded.head)
+        # Padded layer by layer, so that no second adapter is held; first all are checked.
+        layers = [update.adapter.layers([layer]) for layer in update.adapter.lora]
+        for layer in layers:
+            require_same_tensors(layer.pad_rank(self._rank), self._global, update.device)
+        for layer in layers:
+            self._add_layer(layer)
+        self._head.add(update.adapter.head)
         self._on_add(update)
+
+    def _add_layer(self, layer: Adapter) -> None:
+        padded = adapted_matrices(layer.pad_rank(self._rank).lora)
+        for matrix, small in zip(padded, adapted_matrices(layer.lora), strict=True):
+            self._add_matrix(matrix, product_norm(small.lora_a, small.lora_b))
+
+    def _add_matrix(self, padded: AdaptedMatrix, weight: float) -> None:
+        key = padded.layer, padded.a_name
+        if weight > 0:
+            self._uniform.pop(key, None)
+            self._weighted.setdefault(key, TensorSum()).add(padded.tensors, weight)
+        elif key not in self._weighted:
+            self._uniform.setdefault(key, TensorSum()).add(padded.tensors)
 
     def finish(self) -> Adapter:
         totals = self._uniform | self._weighted

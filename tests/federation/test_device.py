@@ -13,7 +13,6 @@ from fedquad.federation.jobs import DeviceJob
 from fedquad.federation.setting import FederatedSetting, config_to_json
 from fedquad.model.backbone import load_backbone
 from fedquad.model.lora import attach_lora, lora_tensors, set_trainable_layers
-from fedquad.tasks.tokens import tokenize_task
 from fedquad.training.local import DivergenceError, LocalTrainer, cosine_rate, row_order
 
 ALL = (0, 1, 2)
@@ -63,18 +62,16 @@ def test_the_first_devices_of_a_host_send_the_same_in_any_order(tiny_federated, 
 def test_a_device_takes_the_steps_of_fine_tuning_alone(tiny_federated):
     """The same model, rows and seeds without any federation: `LocalTrainer` over its shard."""
     config = tiny_federated(local_steps=3)
-    setting = FederatedSetting(config)
-    host = DeviceHost(setting)
+    host = DeviceHost(FederatedSetting(config))
     update = host.fine_tune(job(2, trained=(1, 2), round_idx=1))
     backbone = load_backbone(config.model, num_labels=2, seed=config.seed)
-    rows, _ = tokenize_task(setting.task, backbone, config.max_length)
     model = attach_lora(
         backbone.model, rank=4, alpha=4, fresh_modules=backbone.fresh_modules, seed=config.seed
     )
     set_trainable_layers(model, (1, 2))
     trainer = LocalTrainer(
         model,
-        rows.subset(host._shards[2]),
+        host.rows(2),
         num_steps=3,
         batch_size=config.batch_size,
         learning_rate=cosine_rate(1, config.num_rounds, config.learning_rate),
@@ -128,16 +125,14 @@ def test_quantized_layers_change_the_update_by_little_but_do(tiny_federated):
 
 def test_a_probe_measures_the_gradients_of_the_first_batch(tiny_federated):
     config = tiny_federated()
-    setting = FederatedSetting(config)
-    host = DeviceHost(setting)
+    host = DeviceHost(FederatedSetting(config))
     host.fine_tune(job(1))  # leaves gradients behind
     squares = host.probe(job(3, trained=(1, 2)))
     backbone = load_backbone(config.model, num_labels=2, seed=config.seed)
-    rows, _ = tokenize_task(setting.task, backbone, config.max_length)
     model = attach_lora(
         backbone.model, rank=4, alpha=4, fresh_modules=backbone.fresh_modules, seed=config.seed
     ).eval()
-    shard = rows.subset(host._shards[3])
+    shard = host.rows(3)
     batch = shard.batch(row_order(len(shard), config.batch_size, (config.seed, 0, 3), 0))
     labels = batch.pop("labels")
     cross_entropy(model(**batch).logits, labels).backward()
