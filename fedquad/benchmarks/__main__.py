@@ -9,7 +9,7 @@ from pathlib import Path
 from fedquad.config import InputError, require_int, require_positive
 from fedquad.paths import project_root
 
-KINDS = ("kernels", "layer", "steps")
+KINDS = ("kernels", "layer", "steps", "gradients")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _measure(options: argparse.Namespace) -> None:
     import torch
 
+    from fedquad.benchmarks.gradients import run_gradients
     from fedquad.benchmarks.kernels import run_kernels
     from fedquad.benchmarks.machine import default_name, describe_machine
     from fedquad.benchmarks.plan import plan_from
@@ -49,7 +50,7 @@ def _measure(options: argparse.Namespace) -> None:
         torch.set_float32_matmul_precision("high")  # fp32 products in TF32, as stated in the report
     path = options.output or options.folder / default_name(plan.torch_device)
     record = Record(path, describe_machine(plan.torch_device), fresh=options.fresh)
-    runs = {"kernels": run_kernels, "layer": run_layer, "steps": run_steps}
+    runs = dict(zip(KINDS, (run_kernels, run_layer, run_steps, run_gradients), strict=True))
     print(f"{record.machine['device']} -> {path}", flush=True)
     for kind in KINDS if options.what == "all" else (options.what,):
         runs[kind](plan, record, deadline)

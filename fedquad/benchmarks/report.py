@@ -21,7 +21,8 @@ _INTRODUCTION = """\
 # Benchmarks
 
 Made by `python -m fedquad.benchmarks report` from the JSON files in this folder, one for each
-machine; `make bench` and `make bench-gpu` measure. Weights and tokens are random. Every method
+machine; `make bench` and `make bench-gpu` measure. Weights and tokens are random but for the
+pretrained encoders, whose attention has peaks that random weights have not. Every method
 applies to all layers but the output layer: `checkpointing` keeps only their inputs, `hooks` and
 `fused` keep activations as INT8 blocks of 32 x 32. `wall` is time on the wall with the device
 finished at the end of forward and of backward, `device` the same phases by the events of a GPU that
@@ -112,7 +113,8 @@ def machine_section(stem: str, machine: dict, rows: pd.DataFrame) -> str:
         parts[0] = f"## {machine['device']}: the federated engine\n"
         return "\n".join([*parts, federation_section(federation)])
     parts += ["### Targets\n", markdown(targets_frame(rows, on_gpu=on_gpu))]
-    for kind, title in (("steps", "Whole models"), ("layer", "One layer")):
+    titles = {"steps": "Whole models", "layer": "One layer", "gradients": "Pretrained encoders"}
+    for kind, title in titles.items():
         table = _table(compared_frame(rows, kind), _STEP_COLUMNS)
         if len(table):
             parts += [f"### {title}\n", markdown(table)]

@@ -29,7 +29,8 @@ def targets_frame(rows: pd.DataFrame, *, on_gpu: bool) -> pd.DataFrame:
     """
     steps = compared_frame(rows, "steps")
     found = _gpu_targets(steps, kernel_frame(rows)) if on_gpu else _cpu_targets(steps)
-    found += _gradient_targets(steps)
+    found += _gradient_targets(steps, "random weights")
+    found += _gradient_targets(rows[rows["kind"] == "gradients"], "pretrained weights")
     return pd.DataFrame(found, columns=["target", "limit", "measured", "met"])
 
 
@@ -71,12 +72,12 @@ def _cpu_targets(steps: pd.DataFrame) -> list[tuple]:
     return found
 
 
-def _gradient_targets(steps: pd.DataFrame) -> list[tuple]:
-    errors = 100 * pd.to_numeric(steps["lora_gradient_error"])
+def _gradient_targets(rows: pd.DataFrame, weights: str) -> list[tuple]:
+    errors = 100 * pd.to_numeric(rows["lora_gradient_error"])
     found = []
     for method in ("hooks", "fused"):
-        name = f"relative error of the LoRA gradient, {method}, largest of all models, fp32"
-        chosen = (steps["method"] == method) & (steps["dtype"] == "float32")
+        name = f"relative error of the LoRA gradient, {method}, largest of all models, {weights}"
+        chosen = (rows["method"] == method) & (rows["dtype"] == "float32")
         found.append(_at_most(name, _GRADIENT_PERCENT, errors[chosen].max(), digits=2))
     return found
 
