@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
-def tune(*, profile: str = "reference", model: str | None = None, workers: int = 2) -> None:
+def tune(
+    *,
+    profile: str = "reference",
+    model: str | None = None,
+    federated: Annotated[bool, Parameter(negative="")] = False,
+    workers: int = 2,
+) -> None:
     """Search the learning rate of a profile's model on held-out training rows.
 
     Writes data/learning_rates/PROFILE.csv, or PROFILE-MODEL.csv for another
@@ -19,15 +28,24 @@ def tune(*, profile: str = "reference", model: str | None = None, workers: int =
         Whose model, task, steps and batch size are used.
     model
         Another model, such as embedded-bert.
+    federated
+        For federated runs of the profile's own model: PROFILE-federated.csv.
     workers
         Processes that fine-tune side by side.
     """
-    from fedquad.config import get_profile
-    from fedquad.runs.learning_rate import search_learning_rate
+    from fedquad.config import InputError, get_profile
 
     sizes = get_profile(profile)
-    sizes = dataclasses.replace(sizes, model=model or sizes.model)
-    print(search_learning_rate(sizes, workers=workers).to_string(index=False))
+    if federated:
+        from fedquad.federation.learning_rate import search_federated_rate as search
+
+        if model not in (None, sizes.model):
+            raise InputError("model", model, f"{sizes.model}, the profile's own, with --federated")
+    else:
+        from fedquad.runs.learning_rate import search_learning_rate as search
+
+        sizes = dataclasses.replace(sizes, model=model or sizes.model)
+    print(search(sizes, workers=workers).to_string(index=False))
 
 
 def check_tasks(

@@ -18,9 +18,10 @@ from fedquad.config.validation import (
 )
 
 ACTIVATION_BITS = (8, 4)
+EVALUATION_ROWS = ("eval", "holdout")
 # A setting that came when runs were recorded already. While it has its default it is left out of
 # what the id is the hash of: those runs are the same experiments as before, and keep their ids.
-_ADDED_LATER = {"left_out_at_default": True}
+ADDED_LATER = {"left_out_at_default": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +85,12 @@ class FineTuneConfig:
     evaluate_every: int = 100
     evaluate_on: str = "eval"
     seed: int = 0
-    quantized_layers: tuple[int, ...] = field(default=(), metadata=_ADDED_LATER)
-    activation_bits: int = field(default=8, metadata=_ADDED_LATER)
+    quantized_layers: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
+    activation_bits: int = field(default=8, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         require_choice("tuning", self.tuning, ("lora", "full"))
-        require_choice("evaluate_on", self.evaluate_on, ("eval", "holdout"))
+        require_choice("evaluate_on", self.evaluate_on, EVALUATION_ROWS)
         for name in ("num_steps", "batch_size", "lora_rank", "lora_alpha", "evaluate_every"):
             require_int(name, getattr(self, name), 1)
         require_int("max_length", self.max_length, 4)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fedquad.config.experiments import ACTIVATION_BITS
+from fedquad.config.experiments import ACTIVATION_BITS, ADDED_LATER, EVALUATION_ROWS
 from fedquad.config.validation import InputError, require_choice, require_int, require_positive
 
 HETEROGENEITY_LEVELS = ("low", "medium", "high")
@@ -87,6 +87,9 @@ class FederatedConfig:
         Of quantized activations.
     seed : int
         Partition, fleet, head and LoRA initialisation, order of the rows, dropout.
+    evaluate_on : {"eval", "holdout"}
+        The evaluation split, or a fifth of the training split that is then
+        shared out to no device: settings are chosen on the latter.
     """
 
     method: str = "fedquad"
@@ -114,6 +117,7 @@ class FederatedConfig:
     clock_local_steps: int | None = None
     activation_bits: int = 8
     seed: int = 0
+    evaluate_on: str = field(default="eval", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("num_devices", "num_rounds", "local_steps", "batch_size"):
@@ -126,6 +130,7 @@ class FederatedConfig:
         for name in ("train_samples", "eval_samples", "clock_local_steps"):
             if getattr(self, name) is not None:
                 require_int(name, getattr(self, name), 1)
+        require_choice("evaluate_on", self.evaluate_on, EVALUATION_ROWS)
         require_choice("rate_schedule", self.rate_schedule, RATE_SCHEDULES)
         require_choice("heterogeneity", self.heterogeneity, HETEROGENEITY_LEVELS)
         require_choice("throughput_model", self.throughput_model, THROUGHPUT_MODELS)

@@ -140,10 +140,10 @@ PROFILES: dict[str, Profile] = {
                 tasks=("micro-mnli", "micro-qqp", "micro-qnli", "micro-sst2"),
                 seeds=(0, 1, 2),
                 num_devices=10,
-                num_rounds=30,
-                local_steps=6,
+                num_rounds=20,
+                local_steps=15,
                 batch_size=8,
-                eval_samples=1000,
+                eval_samples=600,
                 # embedded-bert and embedded-deberta join when their weights are there.
                 backbones=(("embedded", 3e-3),),
             ),

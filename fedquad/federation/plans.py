@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from fedquad.config import FederatedConfig, Profile
@@ -22,7 +23,7 @@ ABLATION = ("fedquad", "fedquad-no-qd", "fedquad-no-ld")
 def main_configs(profile: Profile) -> list[FederatedConfig]:
     """Figs. 7 to 9: every method and FedLoRA on every task, at high heterogeneity."""
     return [
-        _config(profile, method=method, task=task, seed=seed)
+        profile_config(profile, method=method, task=task, seed=seed)
         for task in profile.federated.tasks
         for seed in profile.federated.seeds
         for method in (*COMPARED, "fedlora")
@@ -31,13 +32,14 @@ def main_configs(profile: Profile) -> list[FederatedConfig]:
 
 def selection_configs(profile: Profile) -> list[FederatedConfig]:
     """Figs. 5 and 6: FedQuad on the first task, at high heterogeneity."""
-    return [_config(profile, method="fedquad", seed=seed) for seed in profile.federated.seeds]
+    seeds = profile.federated.seeds
+    return [profile_config(profile, method="fedquad", seed=seed) for seed in seeds]
 
 
 def backbone_configs(profile: Profile) -> list[FederatedConfig]:
     """Table III: the compared methods on every backbone, each priced as its large namesake."""
     return [
-        _config(profile, method=method, model=model, seed=seed)
+        profile_config(profile, method=method, model=model, seed=seed)
         for model, _ in profile.federated.backbones
         for seed in profile.federated.seeds
         for method in COMPARED
@@ -47,7 +49,7 @@ def backbone_configs(profile: Profile) -> list[FederatedConfig]:
 def heterogeneity_configs(profile: Profile) -> list[FederatedConfig]:
     """Table IV: the compared methods at each level of heterogeneity."""
     return [
-        _config(profile, method=method, heterogeneity=level, seed=seed)
+        profile_config(profile, method=method, heterogeneity=level, seed=seed)
         for level in HETEROGENEITY_LEVELS
         for seed in profile.federated.seeds
         for method in COMPARED
@@ -57,7 +59,7 @@ def heterogeneity_configs(profile: Profile) -> list[FederatedConfig]:
 def ablation_configs(profile: Profile) -> list[FederatedConfig]:
     """Fig. 10: FedQuad, without quantization, and without choice of depth, on two tasks."""
     return [
-        _config(profile, method=method, task=task, seed=seed)
+        profile_config(profile, method=method, task=task, seed=seed)
         for task in profile.federated.tasks[:2]
         for seed in profile.federated.seeds
         for method in ABLATION
@@ -71,7 +73,7 @@ def throughput_configs(profile: Profile) -> list[FederatedConfig]:
     model are given other clocks (`fedquad.federation.reclock`).
     """
     return [
-        _config(profile, method="fedquad", throughput_model=throughput, seed=seed)
+        profile_config(profile, method="fedquad", throughput_model=throughput, seed=seed)
         for throughput in ("fp32", "roofline")
         for seed in profile.federated.seeds
     ]
@@ -99,18 +101,21 @@ def sensitivity_configs(profile: Profile) -> list[FederatedConfig]:
     """
     configs = []
     for seed in profile.federated.seeds[: profile.federated.sensitivity_seeds]:
-        configs.append(_config(profile, method="fedquad", seed=seed))
+        configs.append(profile_config(profile, method="fedquad", seed=seed))
         for name, values in _VARIED_OPTIONS.items():
             configs += [
-                _config(profile, method="fedquad", method_options=((name, value),), seed=seed)
+                profile_config(
+                    profile, method="fedquad", method_options=((name, value),), seed=seed
+                )
                 for value in values
             ]
         for name, values in _VARIED_SETTINGS.items():
             configs += [
-                _config(profile, method="fedquad", seed=seed, **{name: value}) for value in values
+                profile_config(profile, method="fedquad", seed=seed, **{name: value})
+                for value in values
             ]
         configs += [
-            _config(profile, method=method, budget_policy=policy, seed=seed)
+            profile_config(profile, method=method, budget_policy=policy, seed=seed)
             for method in BASELINES
             for policy in ("layers", "strict")
         ]
@@ -135,7 +140,22 @@ def reference_model_of(model: str) -> str:
     return REFERENCE_MODELS.get(model) or short_name(model) or DEFAULT_REFERENCE_MODEL
 
 
-def _config(profile: Profile, **varied: Any) -> FederatedConfig:
+def tuning_configs(profile: Profile, rates: Iterable[float]) -> list[FederatedConfig]:
+    """FedLoRA at each learning rate, on training rows held out: it favours none of the compared."""
+    return [
+        profile_config(
+            profile,
+            method="fedlora",
+            seed=profile.federated.seeds[0],
+            learning_rate=rate,
+            evaluate_on="holdout",
+        )
+        for rate in rates
+    ]
+
+
+def profile_config(profile: Profile, **varied: Any) -> FederatedConfig:
+    """A run of a profile's size, on its first task and its model unless said otherwise."""
     size = profile.federated
     rates = dict(size.backbones)
     model = varied.pop("model", profile.model)

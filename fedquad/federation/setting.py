@@ -20,7 +20,7 @@ from fedquad.methods import create_method, find_method, normalised_options
 from fedquad.methods.method import Method, MethodSetting
 from fedquad.model.backbone import Backbone, load_backbone, model_identity
 from fedquad.model.pretrained import find_pretrained, read_config
-from fedquad.tasks.task import Task, load_task, task_identity
+from fedquad.tasks.task import Task, load_task, task_identity, with_holdout
 
 # The batches of the clock are the paper's, whatever is trained.
 CLOCK_BATCH_SIZE, CLOCK_LENGTH = 32, 128
@@ -41,9 +41,10 @@ class FederatedSetting:
     def task(self) -> Task:
         """Rows to train on and to evaluate on."""
         config = self.config
-        return load_task(
+        task = load_task(
             config.task, train_samples=config.train_samples, eval_samples=config.eval_samples
         )
+        return with_holdout(task) if config.evaluate_on == "holdout" else task
 
     @property
     def backbone(self) -> Backbone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -68,8 +69,7 @@ def search_learning_rate(profile: Profile, *, workers: int = 1) -> pd.DataFrame:
     base = replace(full_depth_config(profile), evaluate_on="holdout")
     configs = [replace(base, learning_rate=rate) for rate in RATES]
     results = load_or_run(configs, RunStore(paths.runs_dir(profile.name)), workers=workers)
-    best = max(results, key=lambda result: (result.accuracy, -result.config.learning_rate))
-    table = pd.DataFrame(
+    rows = [
         {
             "task": result.config.task,
             "model": result.config.model,
@@ -77,11 +77,17 @@ def search_learning_rate(profile: Profile, *, workers: int = 1) -> pd.DataFrame:
             "learning_rate": result.config.learning_rate,
             "accuracy": result.accuracy,
             "loss": result.loss,
-            "chosen": result is best,
         }
         for result in results
-    )
+    ]
+    return write_rates(rows, rate_file_name(profile))
+
+
+def write_rates(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
+    """Mark the row of the best accuracy as chosen (ties: the smaller rate) and write the table."""
+    best = max(rows, key=lambda row: (row["accuracy"], -row["learning_rate"]))
+    table = pd.DataFrame([row | {"chosen": row is best} for row in rows])
     folder = paths.project_root() / "data" / "learning_rates"
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / rate_file_name(profile), index=False)
+    table.to_csv(folder / name, index=False)
     return table
