@@ -59,6 +59,8 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _measure_federation(options: argparse.Namespace) -> None:
+    import torch
+
     # They bring peft, which a machine for the kernels need not have.
     from fedquad.benchmarks import federation, server_work
     from fedquad.benchmarks.machine import FEDERATED_CODE, default_name, describe_machine
@@ -67,6 +69,7 @@ def _measure_federation(options: argparse.Namespace) -> None:
 
     if options.time_limit is not None:
         require_positive("time_limit", options.time_limit)
+    torch.set_num_threads(1)  # the bare loop is compared with a worker, which has one
     plan = federation.federation_plan_from(options)
     path = options.output or options.folder / default_name("cpu", "federation")
     machine = describe_machine("cpu", FEDERATED_CODE) | {"threads": 1}

@@ -17,11 +17,12 @@ from torch.nn.functional import cross_entropy
 from fedquad.benchmarks.plan import group_of
 from fedquad.benchmarks.record import Record
 from fedquad.benchmarks.timing import Deadline, Stopwatch, quantiles, take_turns
-from fedquad.config import FederatedConfig, require_int
+from fedquad.config import FederatedConfig, get_profile, require_int
 from fedquad.federation.device import DeviceHost
 from fedquad.federation.distributed import DistributedExecutor
 from fedquad.federation.executor import Executor, InProcessExecutor, joined
 from fedquad.federation.jobs import DeviceJob, HostSpec
+from fedquad.federation.plans import profile_config
 from fedquad.federation.server import Server
 from fedquad.federation.setting import FederatedSetting, config_to_json
 from fedquad.methods.method import LocalUpdate
@@ -39,16 +40,9 @@ ONE_WORKER, TWO_THREADS, TWO_WORKERS = (
     "one worker, two threads",
     "two workers, one thread each",
 )
-# A run of the reference profile, but that all devices do the same: full depth, nothing quantized.
-CONFIG = FederatedConfig(
-    method="fedlora",
-    num_devices=10,
-    num_rounds=10_000,  # the rate hardly falls while it is measured
-    local_steps=6,
-    batch_size=8,
-    max_length=48,
-    eval_samples=1000,
-)
+# A run of the reference profile, but that all devices do the same: full depth, nothing quantized;
+# the rate hardly falls while it is measured.
+CONFIG = profile_config(get_profile("reference"), method="fedlora", num_rounds=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
