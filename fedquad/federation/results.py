@@ -12,6 +12,7 @@ import pandas as pd
 
 from fedquad.config import FederatedConfig, InputError
 from fedquad.federation.round_record import DEVICE_COLUMNS
+from fedquad.runs.results import effort
 from fedquad.runs.store import StoredRun
 
 ROUND_COLUMNS = (
@@ -54,7 +55,8 @@ class FederatedResult:
     sources : dict
         Digests of the task's content, the model's weights and the costs.
     telemetry : dict
-        ``wall_time_s`` over all attempts, ``attempts``, ``environment``.
+        ``wall_time_s`` over all attempts, ``rss_bytes`` at the end, ``attempts``,
+        ``environment``.
     from_record : bool
         False if the run was computed by this call.
     trained_as : str or None
@@ -154,12 +156,6 @@ def federated_result(
 ) -> FederatedResult:
     """A stored run as a result."""
     started = [row for row in stored.telemetry if row["event"] == "started"]
-    seconds: list[float] = []
-    for row in stored.telemetry:
-        if row["event"] == "started":
-            seconds.append(0.0)
-        else:
-            seconds[-1] = row["wall_time_s"]
     return FederatedResult(
         config=config,
         run_id=stored.run_id,
@@ -167,11 +163,7 @@ def federated_result(
         options=stored.settings["method_options"],
         num_devices=len(stored.rows[0]["devices"]["device_id"]),
         sources=stored.sources,
-        telemetry={
-            **started[-1],
-            "wall_time_s": round(sum(seconds), 3),
-            "attempts": len(started),
-        },
+        telemetry={**started[-1], **effort(stored.telemetry), "attempts": len(started)},
         from_record=from_record,
     )
 

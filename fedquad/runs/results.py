@@ -123,13 +123,16 @@ def result_of(config: FineTuneConfig, stored: StoredRun, *, from_record: bool) -
         rows_read=started[-1]["rows_read"],
         rows_refused=started[-1]["rows_refused"],
         sources=stored.sources,
-        telemetry={**started[-1], **_effort(stored.telemetry), "attempts": len(started)},
+        telemetry={**started[-1], **effort(stored.telemetry), "attempts": len(started)},
         from_record=from_record,
     )
 
 
-def _effort(telemetry: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds over all attempts, each up to its last evaluation, and memory at the last one."""
+def effort(telemetry: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """``wall_time_s`` over all attempts, each up to its last evaluation; ``rss_bytes`` at the last.
+
+    Of a central run and of a federated one alike.
+    """
     seconds, rss_bytes = [], None
     for row in telemetry:
         if row["event"] == "started":
