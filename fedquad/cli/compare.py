@@ -18,6 +18,7 @@ from fedquad.cli.federated_options import (
     make_importable,
     parse_number,
     require_devices_of_fleet,
+    seconds,
     shows_progress,
 )
 from fedquad.cli.options import print_json
@@ -165,7 +166,7 @@ def _values(results: list[FederatedResult], methods: tuple[str, ...]) -> dict[st
             "rounds_to_accuracy": _finite(times.rounds(group)),
             "speedup": _interval(times.speedup(group, fast=(fast,))),
             "final_accuracy_percent": _interval(times.final_accuracy(group)),
-            "mean_waiting_time_s": float(waiting_s[method]),
+            "mean_waiting_time_s": _finite(waiting_s[method]),
             "memory_overruns": _total(runs, "memory_overruns"),
             "failures": _total(runs, "failures"),
             "options": runs[0].options,
@@ -210,7 +211,7 @@ def _print_text(values: dict[str, Any], first: FederatedResult) -> None:
     for row in rows:
         columns = ("time_to_accuracy_s", "speedup", "final_accuracy_percent")
         cells = "".join(f"{_text(row[name]):>30}" for name in columns)
-        print(f"{row['label']:<16}{cells}{row['mean_waiting_time_s']:>12,.1f}")
+        print(f"{row['label']:<16}{cells}{seconds(row['mean_waiting_time_s']):>12}")
     if len(seeds) == 1:
         print("in brackets: 95 % intervals over the evaluation rows alone, there is one seed")
     else:

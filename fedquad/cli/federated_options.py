@@ -114,6 +114,11 @@ def describe_clock(config: FederatedConfig) -> str:
     return f"simulated time, waiting and memory as of {config.reference_model}"
 
 
+def seconds(value: float | None) -> str:
+    """Seconds as text; a dash where there are none."""
+    return "-" if value is None else f"{value:,.1f}"
+
+
 def config_values(config: FederatedConfig, num_devices: int) -> dict[str, Any]:
     """The settings as JSON values, with the devices there really were."""
     from fedquad.federation.setting import config_to_json

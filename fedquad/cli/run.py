@@ -20,6 +20,7 @@ from fedquad.cli.federated_options import (
     make_importable,
     parse_number,
     require_devices_of_fleet,
+    seconds,
     shows_progress,
 )
 from fedquad.cli.options import print_json
@@ -204,7 +205,7 @@ def _print_text(values: dict[str, Any], result: FederatedResult) -> None:
     rows_evaluated = rows[-1]["num_eval"]
     print(f"  accuracy         {100 * values['accuracy']:.2f} % of {rows_evaluated} rows")
     print(f"  simulated time   {values['sim_time_s']:,.1f} s")
-    print(f"  mean waiting     {values['mean_waiting_time_s']:,.1f} s a round")
+    print(f"  mean waiting     {seconds(values['mean_waiting_time_s'])} s a round")
     for column, word in (("upload_bytes", "uploaded"), ("download_bytes", "downloaded")):
         print(f"  {word:<16} {sum(row[column] for row in rows) / 1e6:,.1f} MB")
     print(f"  memory overruns  {values['memory_overruns']}")

@@ -84,15 +84,21 @@ class FederatedResult:
         return self.rows[-1]["sim_time_s"]
 
     @property
-    def mean_waiting_time_s(self) -> float:
-        """Mean over the rounds of w_h."""
-        return float(np.mean([row["mean_waiting_time_s"] for row in self.rows]))
+    def mean_waiting_time_s(self) -> float | None:
+        """Mean of w_h over the rounds that somebody took part in; None if there is none."""
+        waits = [row["mean_waiting_time_s"] for row in self.rows if row["participants"]]
+        return float(np.mean(waits)) if waits else None
 
     def rounds(self) -> pd.DataFrame:
-        """One row a round: the settings that tell runs apart, then `ROUND_COLUMNS`."""
+        """One row a round: the settings that tell runs apart, then `ROUND_COLUMNS`.
+
+        A round that nobody took part in has no waiting time.
+        """
         table = pd.DataFrame(
             [{name: row[name] for name in ROUND_COLUMNS} for row in self.rows]
         ).astype(dict.fromkeys(_MAY_LACK, float))
+        waits = table["mean_waiting_time_s"].where(table["participants"] > 0)
+        table["mean_waiting_time_s"] = waits
         return self._labelled(table).assign(from_record=self.from_record)
 
     def devices(self) -> pd.DataFrame:

@@ -144,7 +144,9 @@ def test_a_round_that_nobody_can_join_keeps_the_model_and_costs_no_time(tmp_path
     assert (first["download_bytes"], first["upload_bytes"]) == (0, 0)
     assert (first["accuracy"], first["loss"]) == (second["accuracy"], second["loss"])
     rounds, table = result.rounds(), result.devices()
-    assert rounds[["train_loss", "mean_depth", "mean_completion_time_s"]].isna().all(axis=None)
+    empty = ["train_loss", "mean_depth", "mean_completion_time_s", "mean_waiting_time_s"]
+    assert rounds[empty].isna().all(axis=None)
+    assert result.mean_waiting_time_s is None
     assert not table["participated"].any()
     assert (table["depth"] == 0).all()
 
