@@ -170,6 +170,7 @@ def _values(result: FederatedResult) -> dict[str, Any]:
         "mean_waiting_time_s": result.mean_waiting_time_s,
         "memory_overruns": sum(row["memory_overruns"] for row in result.rows),
         "failures": sum(row["failures"] for row in result.rows),
+        "counts": result.rows[-1].get("counts", {}),
         "wall_time_s": result.telemetry["wall_time_s"],
         "attempts": result.telemetry["attempts"],
         "rounds": [{name: row[name] for name in columns} for row in result.rows],
@@ -210,6 +211,8 @@ def _print_text(values: dict[str, Any], result: FederatedResult) -> None:
         print(f"  {word:<16} {sum(row[column] for row in rows) / 1e6:,.1f} MB")
     print(f"  memory overruns  {values['memory_overruns']}")
     print(f"  devices failed   {values['failures']}")
+    for name, count in values["counts"].items():
+        print(f"  {name.replace('_', ' '):<16} {count}")
     origin = "read from the record, computed" if values["from_record"] else "computed"
     print(f"  wall time        {values['wall_time_s']:.1f} s, {origin} in {_attempts(values)}")
     print(f"  stored in        {values['folder']}")

@@ -68,8 +68,9 @@ def round_row(
     -------
     dict
         ``ROUND_COLUMNS`` of `fedquad.federation.results`, ``gradient_norms`` (g_l as
-        the next round knows them, one a layer), and ``devices``: a list per column
-        of `DEVICE_COLUMNS`, None where a device did not take part.
+        the next round knows them, one a layer), ``devices``: a list per column of
+        `DEVICE_COLUMNS`, None where a device did not take part; and ``counts``, what
+        the method has counted up to here, where it counts anything.
     """
     devices = _device_columns(setting, sizes, statuses, probed, assignments, updates)
     row = {
@@ -90,6 +91,8 @@ def round_row(
         "correct": pack(evaluation.correct),
         "devices": devices,
     }
+    if counts := setting.method.counts():
+        row["counts"] = counts
     if round_idx + 1 == setting.config.num_rounds:
         row["final"] = True
     return row

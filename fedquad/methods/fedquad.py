@@ -99,7 +99,7 @@ class FedQuad(_LayerConfigMethod):
         Factor on the t_avg that the first round is given (`first_mean_completion_time_s`).
     waiting_limit_s : float
         theta of Eq. (14): an assignment that breaks it is repaired (`limit_waiting`)
-        and the repair counted; 0, as in Algorithm 1, is no limit.
+        and the repair counted (`counts`); 0, as in Algorithm 1, is no limit.
     leave_out_infeasible : float
         1 or 0: leave a device out that fits nothing, or stop with an error.
     """
@@ -148,8 +148,15 @@ class FedQuad(_LayerConfigMethod):
         self.repairs["unmet_rounds"] += not repair.limit_met
         return select_at_depths(problem, repair.depth, may_quantize=self.may_quantize)
 
+    def counts(self) -> dict[str, int]:
+        """Rounds in which the waiting limit was repaired, layers that took, rounds it was not met.
+
+        Nothing without a limit.
+        """
+        return dict(self.repairs) if self.waiting_limit_s else {}
+
     def state_dict(self) -> dict[str, Any]:
-        """How often a waiting limit was repaired, by how many layers, and could not be met."""
+        """What `counts` goes on from."""
         return dict(self.repairs)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

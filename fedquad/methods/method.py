@@ -219,6 +219,10 @@ class Method(ABC):
     def accumulator(self, global_adapter: Adapter) -> Accumulator:
         """A running sum for one round, which ends in the next global adapter."""
 
+    def counts(self) -> dict[str, int]:
+        """What it has counted up to this round, for the record; nothing by default."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What it keeps between rounds, as JSON values; nothing by default."""
         return {}

@@ -239,3 +239,26 @@ def test_every_price_is_that_of_the_cost_model(tmp_path):
         assert row["memory_bytes"][device] == memory <= status.memory_budget_bytes
     assert max(row["quantized"]) > 0
     assert COSTS.num_layers == NUM_LAYERS
+
+
+def test_repairs_of_a_waiting_limit_are_counted_in_the_record(tmp_path):
+    """At t_avg 16.5 s both go to full depth, 18 and 15 s; the limit of 1 s takes a layer away."""
+    devices = statuses((3, 10.0), (3, 12.0))
+    changes = {"method": "fedquad", "num_rounds": 3}
+    limited = changes | {"method_options": (("waiting_limit_s", 1.0),)}
+
+    def play(name: str, stop_at: int | None = None, **settings) -> list[dict]:
+        def stop(row, host) -> None:
+            if row["round"] == stop_at:
+                raise KeyboardInterrupt
+
+        setting = make_setting(devices, **settings)
+        return store_run(setting, RunStore(tmp_path / name), tmp_path, on_round=stop).rows
+
+    whole = play("whole", **limited)
+    assert whole[0]["devices"]["depth"] == [2, 3]
+    assert whole[0]["counts"] == {"repaired_rounds": 1, "lowered_layers": 1, "unmet_rounds": 0}
+    with pytest.raises(KeyboardInterrupt):
+        play("stopped", stop_at=1, **limited)
+    assert play("stopped", **limited) == whole
+    assert not any("counts" in row for row in play("free", **changes))
