@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +62,16 @@ class LayerCosts:
         saved = self.bytes_saved_per_quantized_layer
         require_int("bytes_saved_per_quantized_layer", saved, 0, self.bytes_per_lora_layer)
 
+    def memory_bytes(self, depth: Any, quantized: Any = 0) -> Any:
+        """Left side of Eq. (11), m_f + m_o d - m_q a: of whole numbers, arrays or columns."""
+        kept = self.bytes_per_lora_layer * depth
+        return self.fixed_bytes + kept - self.bytes_saved_per_quantized_layer * quantized
+
+    def step_flops(self, depth: Any, quantized: Any = 0) -> Any:
+        """Eq. (6), c_f + c_d d + c_a a of one local step: of whole numbers, arrays or columns."""
+        backward = self.flops_per_lora_layer * depth
+        return self.forward_flops + backward + self.flops_per_quantized_layer * quantized
+
     def price(self, assignment: Assignment) -> Price:
         """Bytes and FLOPs per step of what a device is assigned, for any method.
 
@@ -83,13 +93,11 @@ class LayerCosts:
         lowest = min(assignment.trainable_layers, default=self.num_layers)
         num_kept = sum(layer >= lowest for layer in active)
         num_quantized = len(assignment.quantized_layers)
+        forward = round(Fraction(self.forward_flops * len(active), self.num_layers))
+        skipped = self.forward_flops - forward
         return Price(
-            bytes=self.fixed_bytes
-            + self.bytes_per_lora_layer * num_kept
-            - self.bytes_saved_per_quantized_layer * num_quantized,
-            flops=round(Fraction(self.forward_flops * len(active), self.num_layers))
-            + self.flops_per_lora_layer * num_kept
-            + self.flops_per_quantized_layer * num_quantized,
+            bytes=self.memory_bytes(num_kept, num_quantized),
+            flops=self.step_flops(num_kept, num_quantized) - skipped,
         )
 
     def of_layers(self, num_layers: int) -> LayerCosts:

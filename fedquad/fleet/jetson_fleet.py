@@ -118,10 +118,7 @@ class JetsonFleet(Fleet):
         self._shallowest = scaled[self._class_of, 0]
         self._num_depths = 1 + scaled[self._class_of, 1] - self._shallowest
         # Python integers: they do not overflow.
-        self._bytes_at_depth = [
-            costs.fixed_bytes + costs.bytes_per_lora_layer * depth
-            for depth in range(costs.num_layers + 1)
-        ]
+        self._bytes_at_depth = [costs.memory_bytes(depth) for depth in range(costs.num_layers + 1)]
 
         boards = [
             [mode for mode in JETSON_MODES if mode.device == kind.board] for kind in DEVICE_CLASSES

@@ -185,8 +185,7 @@ class FedQuadWithoutDepthChoice(_LayerConfigMethod):
         """The deepest pair (d, d - 1) that fits."""
         costs = problem.costs
         depths = np.arange(1, costs.num_layers + 1)
-        saved = costs.bytes_saved_per_quantized_layer * (depths - 1)
-        needed = costs.fixed_bytes + costs.bytes_per_lora_layer * depths - saved
+        needed = costs.memory_bytes(depths, depths - 1)
         # Never falls with depth, as m_q <= m_o: so many depths fit, and the last of them is taken.
         depth = np.searchsorted(needed, problem.memory_budget_bytes, side="right")
         return problem.evaluate(depth, np.maximum(depth - 1, 0))

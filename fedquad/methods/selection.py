@@ -36,8 +36,7 @@ def feasible_quantized(
         a of depth d at ``[:, d - 1]``; -1 where no ``a <= d - 1`` fits.
     """
     depth = np.arange(1, costs.num_layers + 1)
-    unquantized_bytes = costs.fixed_bytes + costs.bytes_per_lora_layer * depth
-    missing_bytes = np.maximum(unquantized_bytes - memory_budget_bytes[:, None], 0)
+    missing_bytes = np.maximum(costs.memory_bytes(depth) - memory_budget_bytes[:, None], 0)
     saved = costs.bytes_saved_per_quantized_layer
     if may_quantize and saved:
         quantized = -(-missing_bytes // saved)
@@ -123,8 +122,7 @@ def require_all(selection: Selection, device_ids: list[str], problem: SelectionP
     """Raise `InputError` that names the devices which fit nothing, if there are any."""
     left_out = [device_ids[i] for i in np.flatnonzero(~selection.takes_part)]
     if left_out:
-        costs = problem.costs
-        smallest = costs.fixed_bytes + costs.bytes_per_lora_layer
+        smallest = problem.costs.memory_bytes(1)
         named = ", ".join(left_out[:10]) + (", …" if len(left_out) > 10 else "")
         accepted = f"room for one unquantized layer, {smallest} bytes or more"
         raise InputError(f"memory_budget_bytes of {len(left_out)} device(s)", named, accepted)

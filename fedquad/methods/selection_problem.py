@@ -167,14 +167,12 @@ class SelectionProblem:
         takes_part = depth > 0
         quantized = np.where(takes_part, quantized, 0)
         times = self.completion_time_s(depth, quantized, self.flops_per_second)
-        kept = self.costs.bytes_per_lora_layer * depth
-        saved = self.costs.bytes_saved_per_quantized_layer * quantized
         gains = self.gain_of_depth[np.maximum(depth, 1) - 1]
         return Selection(
             depth=depth,
             quantized=quantized,
             completion_time_s=times,
-            memory_bytes=np.where(takes_part, self.costs.fixed_bytes + kept - saved, 0),
+            memory_bytes=np.where(takes_part, self.costs.memory_bytes(depth, quantized), 0),
             expected_gain=np.where(takes_part, gains, 0.0),
             reward=self.reward(depth, times),
         )
@@ -225,7 +223,7 @@ def first_mean_completion_time_s(problem: SelectionProblem) -> float:
 
 def _whole_bytes(budgets: Any, costs: LayerCosts) -> np.ndarray:
     """Budgets as int64, beyond which no configuration can be."""
-    largest = costs.fixed_bytes + costs.bytes_per_lora_layer * costs.num_layers
+    largest = costs.memory_bytes(costs.num_layers)
     if largest > _MOST_BYTES:
         raise InputError("layer costs", largest, "less than 2^63 bytes at full depth")
     return np.clip(np.asarray(budgets, dtype=object), 0, _MOST_BYTES).astype(np.int64)
@@ -233,14 +231,9 @@ def _whole_bytes(budgets: Any, costs: LayerCosts) -> np.ndarray:
 
 def _flops_of_configuration(costs: LayerCosts, local_steps: int) -> np.ndarray:
     layers = range(costs.num_layers)
+    # Python integers: they do not overflow.
     per_step = [
-        [
-            costs.forward_flops
-            + costs.flops_per_lora_layer * (layer + 1)
-            + costs.flops_per_quantized_layer * quantized
-            for quantized in layers
-        ]
-        for layer in layers
+        [costs.step_flops(layer + 1, quantized) for quantized in layers] for layer in layers
     ]
     try:
         return np.array([[float(local_steps * flops) for flops in row] for row in per_step])

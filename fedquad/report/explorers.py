@@ -133,8 +133,7 @@ def explore_selection(
         Its still picture has three devices: as it begins, with little memory, and slow
         for t_avg.
     """
-    least = (costs.fixed_bytes + costs.bytes_per_lora_layer) / 1e9
-    most = (costs.fixed_bytes + costs.bytes_per_lora_layer * costs.num_layers) / 1e9
+    least, most = (costs.memory_bytes(depth) / 1e9 for depth in (1, costs.num_layers))
     middle, speed = (least + most) / 2, flops_per_second / 1e12
     fixed = {"gradient_norms": gradient_norms, "local_steps": local_steps}
     sliders = {

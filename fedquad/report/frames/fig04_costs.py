@@ -162,9 +162,7 @@ def _at_points(rows: pd.DataFrame, points: Sequence[LayerConfig]) -> pd.DataFram
 
 def _equation_11(point: LayerConfig, layer_costs: LayerCosts) -> dict[str, object]:
     """Bytes of a point: m_f + m_o d - m_q a with the paper's m_q."""
-    total = layer_costs.fixed_bytes
-    total += layer_costs.bytes_per_lora_layer * point.depth
-    total -= layer_costs.bytes_saved_per_quantized_layer * point.quantized
+    total = layer_costs.memory_bytes(point.depth, point.quantized)
     row = {"point": point_label(point), "source": "accounting", "saving": "paper"}
     return {**row, "total": total, "unit": "byte"}
 

@@ -63,8 +63,8 @@ def configurations_frame(
     order = class_order(rows["device_class"])
     frame = rows[["profile", *RUN_COLUMNS, *_DEVICE_COLUMNS, "from_record"]]
     frame = frame.astype({"quantized": int})
-    flops = step_flops(costs, rows["depth"], rows["quantized"])
-    unquantized = step_flops(costs, rows["depth_budget"], 0)
+    flops = costs.step_flops(rows["depth"], rows["quantized"])
+    unquantized = costs.step_flops(rows["depth_budget"])
     seconds = rows["completion_time_s"] * unquantized / flops
     frame["unquantized_time_s"] = seconds.where(rows["depth_budget"] > 0)
     frame = frame.assign(**asdict(costs))
@@ -73,21 +73,8 @@ def configurations_frame(
     return frame.reset_index(drop=True)
 
 
-def step_flops(costs: LayerCosts, depth: pd.Series, quantized: pd.Series | int) -> pd.Series:
-    """C(d, a) of Eq. 6, of whole columns; `LayerCosts.price` is the same for one assignment."""
-    return (
-        costs.forward_flops
-        + costs.flops_per_lora_layer * depth
-        + costs.flops_per_quantized_layer * quantized
-    )
-
-
 def _require_costs(rows: pd.DataFrame, costs: LayerCosts) -> None:
-    memory = (
-        costs.fixed_bytes
-        + costs.bytes_per_lora_layer * rows["depth"]
-        - costs.bytes_saved_per_quantized_layer * rows["quantized"]
-    )
+    memory = costs.memory_bytes(rows["depth"], rows["quantized"])
     wrong = rows[memory != rows["memory_bytes"]]
     if len(wrong):
         row = wrong.iloc[0]

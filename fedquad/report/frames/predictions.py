@@ -41,14 +41,14 @@ def straggler_frame(
     DataFrame
         As `selection_frame`, with ``mean_time_share``.
     """
-    fastest = local_steps * (costs.forward_flops + costs.flops_per_lora_layer) / flops_per_second
+    fastest = local_steps * costs.step_flops(1) / flops_per_second
     parts = []
     for share in mean_time_shares:
         if not 0 <= share < 1:
             raise InputError("mean_time_shares", share, "numbers below 1, so that it is slower")
         problem = SelectionProblem(
             costs=costs,
-            memory_budget_bytes=[costs.fixed_bytes + costs.bytes_per_lora_layer * depth_budget],
+            memory_budget_bytes=[costs.memory_bytes(depth_budget)],
             flops_per_second=[flops_per_second],
             gradient_norms=np.ones(costs.num_layers),
             mean_completion_time_s=share * fastest,
@@ -80,11 +80,10 @@ def fixed_point_frame(
         ``start_depth, round`` (0 is the start), ``mean_time_s``, ``depth``.
     """
     speeds = np.full(num_devices, float(flops_per_second))
-    memory = [costs.fixed_bytes + costs.bytes_per_lora_layer * costs.num_layers] * num_devices
+    memory = [costs.memory_bytes(costs.num_layers)] * num_devices
     rows = []
     for start in start_depths:
-        flops = costs.forward_flops + costs.flops_per_lora_layer * start
-        mean_time_s = local_steps * flops / flops_per_second
+        mean_time_s = local_steps * costs.step_flops(start) / flops_per_second
         rows.append((start, 0, mean_time_s, float(start)))
         for round_number in range(1, num_rounds + 1):
             problem = SelectionProblem(

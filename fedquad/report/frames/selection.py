@@ -46,8 +46,7 @@ def selection_frame(problem: SelectionProblem, device_ids: Sequence[str]) -> pd.
     quantized = feasible_quantized(costs, problem.memory_budget_bytes)
     feasible = quantized != INFEASIBLE
     depth = np.broadcast_to(np.arange(1, costs.num_layers + 1), quantized.shape)
-    bytes_ = costs.fixed_bytes + costs.bytes_per_lora_layer * depth
-    bytes_ = bytes_ - costs.bytes_saved_per_quantized_layer * np.maximum(quantized, 0)
+    needed = costs.memory_bytes(depth, np.maximum(quantized, 0))
     budget = deepest_unquantized(problem)
     chosen = select_configurations(problem).depth
 
@@ -67,7 +66,7 @@ def selection_frame(problem: SelectionProblem, device_ids: Sequence[str]) -> pd.
             "expected_gain": np.tile(problem.gain_of_depth, problem.num_devices),
             "reward": column(candidate_rewards(problem)),
             "chosen": (depth == chosen[:, None]).ravel(),
-            "memory_bytes": column(bytes_),
+            "memory_bytes": column(needed),
             "memory_budget_bytes": repeated(problem.memory_budget_bytes),
             "flops_per_second": repeated(problem.flops_per_second),
             "depth_budget": repeated(budget),
