@@ -134,8 +134,7 @@ def _print_reasons(
             print("   depth  quantized" + "".join(f"{head:>16}" for head in heads))
         for index in range(num_feasible):
             depth, quantized = index + 1, int(candidates[device, index])
-            kept, saved = costs.bytes_per_lora_layer, costs.bytes_saved_per_quantized_layer
-            used = costs.fixed_bytes + kept * depth - saved * quantized
+            used = costs.memory_bytes(depth, quantized)
             gap = times[device, index] - problem.mean_completion_time_s
             values = (times[device, index], gap, problem.gain_of_depth[index])
             star = "*" if depth == rows[device]["depth"] else " "
@@ -166,7 +165,7 @@ def _norms(path: Path | None, costs: LayerCosts) -> list[float]:
 
 def _read_text(field: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(field, str(path), f"a file to read ({error.strerror})") from error
     except UnicodeDecodeError as error:

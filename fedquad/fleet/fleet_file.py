@@ -63,7 +63,7 @@ def read_fleet(path: str | Path, costs: LayerCosts) -> FixedFleet:
         twice, or a line has a value that cannot be used. Names the line (a header
         is line 1), the field, the value and what would be accepted.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     lines = _lines(path)
     header_line, header = next(lines, (1, []))
     header = [name.strip() for name in header]

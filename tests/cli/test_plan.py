@@ -77,6 +77,14 @@ def test_defaults_are_those_before_the_first_round(run, files):
     assert json.loads(same) == json.loads(out)
 
 
+def test_a_tilde_is_the_home_folder(run, files, tmp_path, monkeypatch):
+    _, expected, _ = run("plan --json", *files(norms=[4, 1, 2, 1.5]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = "--fleet=~/fleet.csv --costs=~/costs.json --gradient-norms=~/norms.json"
+    _, out, err = run(f"plan --json {options}")
+    assert (json.loads(out), err) == (json.loads(expected), "")
+
+
 def test_local_steps_and_offset_are_those_of_the_formula(run, files):
     _, out, _ = run("plan --json --mean-time 130 --local-steps 10 --reward-offset 2", *files())
     [fast, slow] = json.loads(out)
