@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from fedquad.config import FederatedConfig, require_int
+from fedquad.cost.latency import checked_device
 from fedquad.federation.device import DeviceHost
 from fedquad.federation.distributed import DistributedExecutor, HostSpec
 from fedquad.federation.executor import Executor, InProcessExecutor
@@ -125,6 +126,7 @@ def run_federated(
     settings = run_settings(config)
     if not fresh and (result := _FEDERATION.read(config, store)):
         return result
+    checked_device(torch_device)
     setting = FederatedSetting(config)
     setting.require_usable()
     workers = min(workers, setting.num_devices)

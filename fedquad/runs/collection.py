@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fedquad.config import InputError, run_id
+from fedquad.cost.latency import checked_device
 from fedquad.runs.journal import StoreError
 from fedquad.runs.pool import Report, run_all
 from fedquad.runs.run import require_same
@@ -99,6 +100,8 @@ class Experiment(Generic[Config, Result]):
         if recorded_only:
             return [results[key] for key in ids if key in results]
         missing = {key: pair for key, pair in unique.items() if key not in results}
+        if missing:
+            checked_device(torch_device)
         run_all(
             self._compute,
             [(config, store.root, fresh, torch_device) for config, _ in missing.values()],

@@ -179,6 +179,18 @@ def test_a_number_of_workers_that_cannot_be_is_refused(tiny_federated, store, wo
         run_federated(tiny_federated(), store, workers=workers)
 
 
+@pytest.mark.parametrize("torch_device", ["cuda:99", "mps", "gpu", ""])
+def test_a_torch_device_that_is_not_there_is_refused_and_nothing_is_stored(
+    tiny_federated, store, torch_device
+):
+    config = tiny_federated()
+    with pytest.raises(InputError, match="torch_device"):
+        run_federated(config, store, torch_device=torch_device)
+    with pytest.raises(InputError, match="torch_device"):
+        load_or_federate([config], store, torch_device=torch_device, progress=False)
+    assert not store.root.exists()
+
+
 def test_a_rate_at_which_all_diverge_stops_the_run(tiny_federated, store):
     config = tiny_federated(learning_rate=1e30)
     with pytest.raises(DivergenceError, match=r"round 1: 0 of 4 devices .* learning rate"):
