@@ -86,6 +86,16 @@ def test_layers_can_be_switched(model, batch):
     quantizer.remove()
 
 
+def test_a_removed_quantizer_is_refused_rather_than_idle(model, batch):
+    quantizer = quantize_activations(model, (0,))
+    with quantizer:
+        pass
+    for again in (quantizer.__enter__, lambda: quantizer.set_layers((1,))):
+        with pytest.raises(RuntimeError, match="was removed"):
+            again()
+    assert active_layers(model, batch) == ()
+
+
 def test_the_output_layer_only_where_asked_for(model, batch):
     with quantize_activations(model, (1, 2), allow_output_layer=True):
         assert active_layers(model, batch) == (1, 2)

@@ -113,6 +113,7 @@ class ActivationQuantizer:
         self._packer = BlockPacker(settings)
         self._scope = LayerScope(model, layers, self._packer)
         self._fused: list = []
+        self._is_removed = False
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -126,7 +127,10 @@ class ActivationQuantizer:
         ------
         InputError
             As `quantize_activations` does; the layers are the same as before then.
+        RuntimeError
+            After `remove`: another quantizer may be at work by then.
         """
+        self._require_in_use()
         chosen = tuple(layers) if isinstance(layers, Iterable) else layers
         require_layers("layers", chosen, len(self._all_layers))
         if chosen and chosen[-1] >= self._highest:
@@ -139,8 +143,9 @@ class ActivationQuantizer:
         self._attach(chosen)
 
     def remove(self) -> None:
-        """Leave the model as it was; what was packed can still be used in backward."""
+        """Leave the model as it was, for good; what was packed can still be used in backward."""
         self._detach()
+        self._is_removed = True
         if _quantizers.get(self._all_layers) is self:
             del _quantizers[self._all_layers]
 
@@ -154,10 +159,15 @@ class ActivationQuantizer:
         return recording(self._all_layers, self._scope, self._packer)
 
     def __enter__(self) -> ActivationQuantizer:
+        self._require_in_use()
         return self
 
     def __exit__(self, *exception) -> None:
         self.remove()
+
+    def _require_in_use(self) -> None:
+        if self._is_removed:
+            raise RuntimeError("this quantizer was removed: call quantize_activations again")
 
     def _attach(self, chosen: tuple[int, ...]) -> None:
         for idx in chosen:
