@@ -21,7 +21,7 @@ BENCH_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 FRESH_OPTION = $(if $(filter-out 0,$(FRESH)),--fresh)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures verify lab test test-slow test-all lint backbone bench bench-gpu gallery lock clean
+.PHONY: help setup figures verify lab site test test-slow test-all lint backbone bench bench-gpu gallery lock clean
 
 help: ## Show this list
 	@echo "make TARGET [FIG='fig01 fig02'] [PROFILE=$(PROFILE)] [FRESH=1] [WORKERS=$(WORKERS)] [PYTHON=...]"
@@ -54,6 +54,9 @@ verify: setup ## Compute a few committed records again, drawn at random, and com
 
 lab: setup ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+site: setup ## Executed notebooks, gallery and API reference as static pages: build/site/html
+	$(BIN)/python docs/build.py
 
 test: setup ## The quick tests
 	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist worksteal

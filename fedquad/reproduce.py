@@ -191,6 +191,22 @@ NOTEBOOKS: dict[str, Notebook] = {
         ),
         minutes={"smoke": 0.5, "embedded": 0.5, "reference": 0.5, "glue": 1},
     ),
+    "walkthrough_algorithm_1": Notebook(
+        items=("walkthrough_algorithm",),
+        minutes={"smoke": 0.5, "embedded": 0.5, "reference": 0.5, "glue": 0.5},
+    ),
+    "walkthrough_lora_depth": Notebook(
+        items=("walkthrough_depth",),
+        minutes={"smoke": 0.5, "embedded": 0.5, "reference": 0.5, "glue": 0.5},
+    ),
+    "walkthrough_one_round": Notebook(
+        items=("walkthrough_round",),
+        minutes={"smoke": 0.5, "embedded": 0.5, "reference": 0.5, "glue": 1},
+    ),
+    "walkthrough_own_method": Notebook(
+        items=("walkthrough_method",),
+        minutes={"smoke": 1, "embedded": 1, "reference": 1, "glue": 2},
+    ),
 }
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from fedquad import paths
 from fedquad.kernels import dequantize_blocks, quantize_blocks
 from fedquad.model.backbone import find_layers
 from fedquad.model.lora import attach_lora
 
 
 @pytest.fixture(scope="module")
-def int8_blocks():
-    path = paths.notebooks_dir() / "examples" / "int8_blocks.py"
-    spec = importlib.util.spec_from_file_location("int8_blocks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def int8_blocks(example):
+    return example("int8_blocks")
 
 
 @pytest.fixture

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 from fedquad.config import get_profile
 from fedquad.federation import plans
@@ -77,31 +73,7 @@ EMPTY = {
 WITH_GAPS = ["fig06_predictions", "fig08_time_to_accuracy", "fig08_speedup_against_target"]
 FEDERATED_ITEMS = ["alg01", "fig06", "fig08", "tab03", "fig09", "tab04", "fig10"]
 UNITS = {"accounting": "byte", "flops": "flop", "measured": "s"}
-
-
-def reproduce(home, *items):
-    """The command, in another folder than the repository's, with results in ``home``."""
-    return subprocess.run(
-        [sys.executable, "-m", "fedquad", "reproduce", *items, "--profile", "smoke"],
-        env={**os.environ, "FEDQUAD_HOME": str(home)},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, worker_id):
-    """Results of all notebooks, computed once for all processes that run these tests."""
-    root = tmp_path_factory.getbasetemp()
-    root = root if worker_id == "master" else root.parent
-    folder = root / "smoke"
-    with FileLock(root / "smoke.lock"):
-        if not (folder / "log").exists():
-            folder.mkdir()
-            (folder / "log").write_text(reproduce(folder).stderr)
-    return folder
+EXPLORERS = ["05_configuration_selection", *(s for s in NOTEBOOKS if s.startswith("walkthrough_"))]
 
 
 @pytest.fixture
@@ -283,10 +255,10 @@ def test_executed_notebooks_show_figures_and_no_progress_bars(figures):
         notebook = nbformat.read(figures / "notebooks" / f"{stem}.ipynb", as_version=4)
         outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
         pictures = [out for out in outputs if "image/png" in out.get("data", {})]
-        # The sliders of notebook 05 bring a still picture of their own.
+        # Sliders bring a still picture of their own.
         sliders = [out for out in pictures if any("widget-view" in kind for kind in out["data"])]
         assert len(pictures) - len(sliders) == len(entry.figures)
-        assert len(sliders) == (stem == "05_configuration_selection")
+        assert len(sliders) == (stem in EXPLORERS)
         assert not [out for out in outputs if out.get("name") == "stderr"]
 
 
@@ -296,7 +268,7 @@ def test_step_times_are_stored_with_their_machine(home):
         assert json.loads(path.read_text())["environment"]["threads"] == 1
 
 
-def test_drawn_again_the_csv_is_the_same_but_for_its_origin(home, tmp_path):
+def test_drawn_again_the_csv_is_the_same_but_for_its_origin(home, reproduce, tmp_path):
     shutil.copytree(home, tmp_path / "home")
     figures = tmp_path / "home" / "figures" / "smoke"
     names = NOTEBOOKS["02_layer_position"].figures

@@ -1,0 +1,1 @@
+"""What the walkthroughs let a reader move: pure functions to a figure, and sliders over them."""
