@@ -22,7 +22,7 @@ import nbformat
 import fedquad
 import fedquad.kernels
 from fedquad import paths
-from fedquad.notebook_runner import execute_notebook
+from fedquad.notebook_runner import NotebookError, execute_notebook
 from fedquad.reproduce import NOTEBOOKS, Notebook
 
 DOCS = Path(__file__).resolve().parent
@@ -98,10 +98,20 @@ def _execute(stem: str, entry: Notebook, target: Path, profile: str) -> None:
     parameters = {"profile": profile, "output": "files"}
     if entry.federated is not Notebook.federated:
         parameters["recorded_only"] = True
+    notebook = paths.notebooks_dir() / f"{stem}.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "files").mkdir()
-        notebook = paths.notebooks_dir() / f"{stem}.ipynb"
-        execute_notebook(notebook, target, parameters, cwd=Path(scratch))
+        try:
+            execute_notebook(notebook, target, parameters, cwd=Path(scratch))
+        except NotebookError as error:
+            if ": InputError: runs = " not in str(error):
+                raise
+            # Its runs are not on record, or not yet: the page says so, and shows the source.
+            print(error, flush=True)
+            shown = nbformat.read(notebook, as_version=4)
+            note = f"**Not executed: its runs are not on record.** {error}"
+            shown.cells.insert(1, nbformat.v4.new_markdown_cell(note, id="not-executed"))
+            nbformat.write(shown, target)
 
 
 def _without_own_paths(path: Path) -> None:

@@ -56,7 +56,7 @@ def choices_frame(
 
 
 def round_of_choices(df: pd.DataFrame, title: str, ax: Axes) -> Axes:
-    """One bar a device: its work in the colour of its class, then grey waiting; beside it (d, a)."""
+    """One bar a device: work in the colour of its class, then grey waiting; beside it (d, a)."""
     places = np.arange(len(df))
     for name in df["device_class"].drop_duplicates():
         mine = (df["device_class"] == name).to_numpy()

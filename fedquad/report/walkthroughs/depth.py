@@ -71,6 +71,8 @@ def kept_by_layer(df: pd.DataFrame, ax: Axes) -> Axes:
     """One bar a layer, the one at the input first: rows of one pair of `depth_frame`."""
     for is_quantized, name in ((False, "activation_bytes"), (True, "quantization")):
         rows = df[df["is_quantized"] == is_quantized]
+        if rows.empty:
+            continue
         look = bar_look(name) | {"label": "as INT8 blocks" if is_quantized else "as it is"}
         ax.bar(rows["layer"], rows["kept_bytes"] / _GB, 0.8, **look)
     pair = df.iloc[0]
