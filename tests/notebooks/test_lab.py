@@ -83,6 +83,19 @@ def wait_until_started(url: str, server: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"JupyterLab did not start:\n{log.read_text()}")
 
 
+def wait_for_kernel(address: str, stem: str) -> None:
+    """Until the notebook's kernel runs and the page is connected to it: menus answer before."""
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    while time.monotonic() < deadline:
+        with urlopen(f"{address}/api/sessions?token={TOKEN}") as response:
+            sessions = json.load(response)
+        kernels = [one["kernel"] for one in sessions if stem in one["path"]]
+        if any(one["connections"] and one["execution_state"] == "idle" for one in kernels):
+            return
+        time.sleep(0.5)
+    pytest.fail(f"no kernel for {stem}: {sessions}")
+
+
 @pytest.mark.parametrize("stem", DRIVEN)
 def test_restart_and_run_all_and_an_explorer_that_is_alive(lab, browser, stem, tmp_path):
     address, folder = lab
@@ -90,7 +103,7 @@ def test_restart_and_run_all_and_an_explorer_that_is_alive(lab, browser, stem, t
     page = context.new_page()
     page.goto(f"{address}/lab/tree/{stem}.ipynb?token={TOKEN}&reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=LOADED_WITHIN_MS)
-    page.wait_for_selector(IDLE, timeout=LOADED_WITHIN_MS)
+    wait_for_kernel(address, stem)
     page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
     page.get_by_role("menuitem", name="Restart Kernel and Run All Cells").click()
     page.locator(".jp-Dialog button.jp-mod-accept").click()
