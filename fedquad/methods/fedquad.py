@@ -39,6 +39,7 @@ class _LayerConfigMethod(Method):
     """
 
     defaults: ClassVar[dict[str, float]] = {"leave_out_infeasible": 1.0}
+    may_quantize: ClassVar[bool] = True
 
     def __init__(self, setting: MethodSetting, *, leave_out_infeasible: float = 1.0) -> None:
         super().__init__(setting)
@@ -58,17 +59,22 @@ class _LayerConfigMethod(Method):
         if not self.leave_out_infeasible:
             require_all(selection, [status.device_id for status in statuses], problem)
 
-        @cache  # there are few pairs and may be many devices
-        def assignment(depth: int, quantized: int) -> Assignment | None:
-            if depth == 0:
-                return None
-            config = LayerConfig(depth, quantized)
-            return Assignment.from_layer_config(
-                config, self.setting.num_layers, self.setting.lora_rank
-            )
-
+        assignment = cache(self._assignment)  # there are few pairs and may be many devices
         pairs = zip(selection.depth.tolist(), selection.quantized.tolist(), strict=True)
         return [assignment(depth, quantized) for depth, quantized in pairs]
+
+    def smaller(self, assignment: Assignment) -> Assignment | None:
+        """First all layers quantized that may be, then one layer less."""
+        depth, quantized = len(assignment.trainable_layers), len(assignment.quantized_layers)
+        if self.may_quantize and quantized < depth - 1:
+            return self._assignment(depth, depth - 1)
+        return self._assignment(depth - 1, max(0, min(quantized, depth - 2)))
+
+    def _assignment(self, depth: int, quantized: int) -> Assignment | None:
+        if depth == 0:
+            return None
+        config = LayerConfig(depth, quantized)
+        return Assignment.from_layer_config(config, self.setting.num_layers, self.setting.lora_rank)
 
     def problem(self, statuses: Sequence[DeviceStatus], history: History) -> SelectionProblem:
         """The inputs of Algorithm 1 in this round."""
@@ -113,7 +119,6 @@ class FedQuad(_LayerConfigMethod):
         "leave_out_infeasible": 1.0,
     }
     looks_at_time = True
-    may_quantize: ClassVar[bool] = True
 
     def __init__(
         self,

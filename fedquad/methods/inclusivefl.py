@@ -48,6 +48,10 @@ class InclusiveFL(Method):
             for status in statuses
         ]
 
+    def smaller(self, assignment: Assignment) -> Assignment | None:
+        """The next smaller sub-model: the server knows no other parts of one."""
+        return self._first_layers(len(assignment.trainable_layers) - 1)
+
     def accumulator(self, global_adapter: Adapter) -> Accumulator:
         return MomentumMean(global_adapter, self.beta)
 

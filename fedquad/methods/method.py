@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -222,6 +222,19 @@ class Method(ABC):
     def counts(self) -> dict[str, int]:
         """What it has counted up to this round, for the record; nothing by default."""
         return {}
+
+    def smaller(self, assignment: Assignment) -> Assignment | None:
+        """What a device does instead that ran out of memory; None if there is nothing smaller.
+
+        Its layers are among those of the assignment. The default drops the lowest
+        trained layer, and so what it kept for backward. Called where the device
+        runs, like `penalty`.
+        """
+        if len(assignment.trainable_layers) == 1:
+            return None
+        trained = assignment.trainable_layers[1:]
+        quantized = tuple(n for n in assignment.quantized_layers if n >= trained[0])
+        return replace(assignment, trainable_layers=trained, quantized_layers=quantized)
 
     def state_dict(self) -> dict[str, Any]:
         """What it keeps between rounds, as JSON values; nothing by default."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +182,28 @@ def read_hub(task: str) -> Task:
         fingerprint=fingerprint_of(spec.label_names, train, evaluation),
         source=f"{HUB_REPOSITORY} at {HUB_REVISION[:8]}",
     )
+
+
+def read_train_rows(folder: str | Path, label_names: Sequence[str]) -> Split:
+    """The rows of ``train.tsv`` alone, with given labels: a device's own part of a task.
+
+    A device need not hold every label, nor rows to evaluate on.
+
+    Parameters
+    ----------
+    folder : path
+    label_names : sequence of str
+        Of the whole task, in its order. Files may hold the names or, where these
+        are not numbers themselves, their numbers.
+
+    Raises
+    ------
+    InputError
+        The file is missing or cannot be used, or no row of it is usable.
+    """
+    path = _find(Path(folder), TRAIN_FILES)
+    numeric = not any(name.isdecimal() for name in label_names)
+    return _split(read_tsv(path), _codes(tuple(label_names), numeric=numeric), path)
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path:

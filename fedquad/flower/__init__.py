@@ -1,0 +1,1 @@
+"""FedQuad as a Flower app; see `fedquad.flower.__main__` for the commands."""
