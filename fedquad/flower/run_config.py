@@ -19,7 +19,8 @@ from fedquad.config import (
 
 STATUSES = ("simulated", "measured")
 
-# Flower's run config knows no null.
+# Flower's run config knows no null: this, or an empty text, stands for None.
+NONE = 0
 _MAY_BE_NONE = ("train_samples", "eval_samples", "fleet", "clock_local_steps")
 
 

@@ -1,4 +1,4 @@
-"""A device that runs out of memory does less, says so, and sends what that less would have given."""
+"""A device that runs out of memory does less, says so, and sends what that would have given."""
 
 from __future__ import annotations
 

@@ -41,13 +41,13 @@ def test_a_model_that_is_loaded_stays_in_the_budget():
 def test_a_forward_is_stopped_before_the_memory_is_gone():
     layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(3))
     memory = DeviceMemory(limit_bytes=rss() + 60 * MB, reserve_bytes=0)
-    passed, held = 0, []
-    with memory.watched(layers), pytest.raises(MemoryLimitError, match="memory ran low"):
-        for layer in layers:
+    held = []
+    with memory.watched(layers):
+        for layer in layers[:2]:
             layer(torch.ones(1, 4))
-            passed += 1
             held.append(torch.ones(40 * MB // 4))
-    assert passed == 2
+        with pytest.raises(MemoryLimitError, match="memory ran low"):
+            layers[2](torch.ones(1, 4))
     layers[0](torch.ones(1, 4))  # nobody looks any more
 
 

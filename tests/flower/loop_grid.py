@@ -1,4 +1,4 @@
-"""A `Grid` in this process: it runs the real ClientApp, and loses, delays or spoils what it is told."""
+"""A `Grid` in this process: it runs the real ClientApp, and loses or spoils what it is told."""
 
 from __future__ import annotations
 

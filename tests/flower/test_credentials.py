@@ -1,4 +1,4 @@
-"""Certificates that a TLS client accepts, for the hosts they are for, and keys nobody else reads."""
+"""Certificates that a TLS client accepts, for their hosts alone, and keys nobody else reads."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_other_content_is_refused(content):
 
 def test_size_is_looked_at_before_anything_else():
     content = records({"job": b"\xff" * 1000})  # no payload at all, if it were decoded
-    with pytest.raises(WireError, match="1000 bytes.*at most 999"):
+    with pytest.raises(WireError, match=r"1000 bytes.*at most 999"):
         read(content, "job", max_bytes=999)
 
 

@@ -1,4 +1,4 @@
-"""Devices with rows, memory and speed of their own: measured, asked anew, and allowed to do less."""
+"""Devices with rows, memory and speed of their own: measured, asked anew, allowed to do less."""
 
 from __future__ import annotations
 
@@ -51,13 +51,8 @@ def options(tiny_federated, tmp_path) -> Callable[..., RunConfig]:
     return make
 
 
-def grid_of(folders: dict[int, Path], **more: Any) -> LoopGrid:
-    return LoopGrid(
-        {
-            number: {"name": NAMES[number], "data": str(path)} | more
-            for number, path in folders.items()
-        }
-    )
+def grid_of(folders: dict[int, Path]) -> LoopGrid:
+    return LoopGrid({n: {"name": NAMES[n], "data": str(path)} for n, path in folders.items()})
 
 
 def play(grid: LoopGrid, options: RunConfig) -> Any:

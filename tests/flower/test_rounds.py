@@ -115,7 +115,7 @@ def test_a_device_that_fails_is_named_counted_and_left_out(options, caplog, faul
 
 def test_below_the_minimum_the_run_fails_and_goes_on_later(options, tmp_path):
     broken = {node: spoiled("raises") for node in IDS[:2]}
-    with pytest.raises(DivergenceError, match="2 of 4 devices sent an update.*3 needed"):
+    with pytest.raises(DivergenceError, match=r"2 of 4 devices sent an update.*3 needed"):
         play(LoopGrid(SIMULATED, broken), options(min_updates=3))
     result = play(LoopGrid(SIMULATED), options(min_updates=3))
     assert [row["failures"] for row in result.rows] == [0, 0]
@@ -155,7 +155,7 @@ def test_a_node_that_is_gone_fails_its_rounds_and_no_others(options):
 
 def test_too_few_nodes_are_said_to_be(options):
     three = dict(itertools.islice(SIMULATED.items(), 3))
-    with pytest.raises(InputError, match="= 3 cannot be used: expected at least 4 within 0.3 s"):
+    with pytest.raises(InputError, match=r"= 3 cannot be used: expected at least 4 within 0\.3 s"):
         play(LoopGrid(three), options(connect_timeout_s=0.3))
 
 

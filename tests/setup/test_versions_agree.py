@@ -45,10 +45,16 @@ def exact_versions() -> dict[str, str]:
     return pinned
 
 
+# Extras that ask for older versions than the others; pyproject.toml says of what.
+NOT_LOCKED = ("flower",)
+
+
 def declared() -> dict[str, Requirement]:
-    """Direct dependencies of pyproject.toml, those of the extras too."""
+    """Direct dependencies of pyproject.toml that are locked, those of the extras too."""
     project = PYPROJECT["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = project["optional-dependencies"]
+    lists = [project["dependencies"]]
+    lists += [lines for name, lines in extras.items() if name not in NOT_LOCKED]
     requirements = [Requirement(line) for lines in lists for line in lines]
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
@@ -105,23 +111,40 @@ def test_citation_and_package_have_one_version():
 
 
 def imported_modules(folder: Path) -> set[str]:
-    names = set()
-    for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names.add(node.module.split(".")[0])
+    names = set().union(*(imported_modules_of(path) for path in folder.rglob("*.py")))
     return names - set(sys.stdlib_module_names) - {"fedquad"}
+
+
+def imported_modules_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
 
 
 @pytest.mark.parametrize("folder", ["fedquad", "kernels"])
 def test_what_is_imported_is_declared(folder):
     project = {canonicalize_name(Requirement(d).name) for d in PYPROJECT["project"]["dependencies"]}
     distributions = importlib.metadata.packages_distributions()
-    for module in imported_modules(REPOSITORY / folder):
+    for module in imported_modules(REPOSITORY / folder) - OF_FLOWER:
         providers = {canonicalize_name(name) for name in distributions[module]}
         assert providers & project, f"{module} is imported, {providers} not declared"
+
+
+# An extra, which need not be installed here: its modules by name.
+OF_FLOWER = {"flwr", "cryptography"}
+
+
+def test_flower_is_an_extra_that_nothing_else_imports():
+    declared = PYPROJECT["project"]["optional-dependencies"]["flower"]
+    assert {canonicalize_name(Requirement(line).name) for line in declared} == OF_FLOWER
+    for path in (REPOSITORY / "fedquad").rglob("*.py"):
+        if path.parent.name != "flower":
+            found = imported_modules_of(path)
+            assert not found & OF_FLOWER, path
 
 
 def test_every_room_is_packaged():

@@ -1,0 +1,128 @@
+"""Flower's own processes: its simulation, and SuperNodes over TLS with keys of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedquad.federation.device import DeviceHost
+from fedquad.federation.executor import InProcessExecutor
+from fedquad.federation.runs import run_federated, run_settings
+from fedquad.federation.server import Server
+from fedquad.federation.setting import FederatedSetting
+from fedquad.flower.credentials import make_credentials
+from fedquad.flower.launch import Federation, RunFailedError, in_toml, simulate
+from fedquad.runs.store import RunStore, results_sha256
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """What was started is gone, whatever a test did."""
+    before = {process.pid for process in psutil.process_iter()}
+    yield
+    mine = [
+        process
+        for process in psutil.process_iter(["pid", "cmdline", "environ"])
+        if process.pid not in before
+        and (process.info["environ"] or {}).get("FEDQUAD_TEST") == str(os.getpid())
+    ]
+    _, alive = psutil.wait_procs(mine, timeout=20)
+    assert not [process.info["cmdline"] for process in alive]
+
+
+@pytest.fixture(autouse=True)
+def marked(monkeypatch):
+    monkeypatch.setenv("FEDQUAD_TEST", str(os.getpid()))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_simulation_gives_the_engines_adapter_bit_for_bit(tiny_federated, tmp_path):
+    config = tiny_federated(method="fedquad")
+    store = RunStore(tmp_path / "flower")
+    adapter = tmp_path / "adapter"
+    simulate(config, store.root, workers=2, home=tmp_path / "home", adapter=adapter)
+
+    setting = FederatedSetting(config)
+    server = Server(setting, InProcessExecutor(DeviceHost(setting)))
+    for _ in range(config.num_rounds):
+        server.play_round()
+    server.global_adapter.save(tmp_path / "engine")
+    assert files_of(adapter) == files_of(tmp_path / "engine")
+    engine = RunStore(tmp_path / "runs")
+    run_federated(config, engine)
+    settings = run_settings(config)
+    assert results_sha256(store.directory(settings)) == results_sha256(engine.directory(settings))
+
+
+def test_a_run_below_its_minimum_is_an_error(tiny_federated, tmp_path):
+    """Flower leaves out a device that fails, says nothing, and ends with 0."""
+    said: list[str] = []
+    with pytest.raises(RunFailedError, match="finished:failed"):
+        simulate(
+            tiny_federated(learning_rate=1e30),  # what is trained diverges
+            tmp_path / "runs",
+            workers=1,
+            home=tmp_path / "home",
+            say=said.append,
+        )
+    text = "\n".join(said)
+    for name in ("device-0", "device-1", "device-2", "device-3"):
+        assert f"left out {name}: step" in text
+    assert "0 of 4 devices sent an update that can be used, 1 needed" in text
+
+
+def test_a_deployment_over_tls_trains_on_every_devices_own_rows(
+    tiny_model, make_glue, tmp_path, monkeypatch
+):
+    """From certificates to the last round: two devices, whose rows stay in their folders."""
+    names = ("attic", "porch")
+    for seed, name in enumerate(names, start=1):
+        (tmp_path / name).mkdir()
+        shutil.copy(make_glue(seed) / "SST-2" / "train.tsv", tmp_path / name)
+    monkeypatch.setenv("FEDQUAD_GLUE", str(make_glue(0)))  # the server's own rows
+    credentials = make_credentials(tmp_path / "secrets", len(names), ["127.0.0.1"])
+    run_config = {
+        "status": "measured",
+        "task": "sst2",
+        "model": str(tiny_model),
+        "num-devices": len(names),
+        "num-rounds": 2,
+        "local-steps": 2,
+        "batch-size": 8,
+        "max-length": 16,
+        "lora-rank": 4,
+        "lora-alpha": 4,
+        "learning-rate": 2e-2,
+        "connect-timeout-s": 300.0,
+        "answer-timeout-s": 300.0,
+        "store": str(tmp_path / "runs"),
+        "adapter": str(tmp_path / "adapter"),
+    }
+    said: list[str] = []
+    with Federation(tmp_path / "home", simulation=False, credentials=credentials) as federation:
+        for number, name in enumerate(names, start=1):
+            federation.add_node({"name": name, "data": str(tmp_path / name)}, number)
+        federation.run(in_toml(run_config), say=said.append)
+    (stored,) = RunStore(tmp_path / "runs").finished()
+    assert stored.settings["deployment"] == list(names)
+    for row in stored.rows:
+        assert row["participants"] == 2
+        assert row["failures"] == 0
+        assert min(row["devices"]["memory_budget_bytes"]) > 10**8
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 4
+    assert any(line.startswith("round 2 of 2: accuracy") for line in said)
+
+
+def assert_refused(federation: Federation, key: Path) -> None:
+    """A SuperNode with a key that nobody registered does not get in."""
+    raise NotImplementedError
