@@ -38,9 +38,9 @@ update and its next status. Other keys of a node config: ``memory-limit-mb``, ``
 below ``min-updates`` the run fails, and the same command goes on from the round before.
 
 Flower starts a process on the device for every request, so that each costs the start of Python and
-torch, some seconds. Secrets that travel are the run's settings and adapters, as JSON and safetensors;
-what a device reads it checks, and it runs methods of the library alone. Whoever may submit runs to
-the SuperLink can have a Flower app of their own run on every device, as in any Flower federation.
+torch, some seconds. What travels is the run's settings and adapters, as JSON and safetensors; both
+sides check what they read, and a device runs the library's own methods alone. But whoever may
+submit runs to the SuperLink can run an app of their own on every device, as in any such federation.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _app(options: argparse.Namespace) -> None:
-    from fedquad.flower.launch import app_folder
+    from fedquad.flower.commands import app_folder
 
     print(app_folder())
 
@@ -77,7 +77,7 @@ def _credentials(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from fedquad.flower.launch import RunFailedError, run_to_end
+    from fedquad.flower.commands import RunFailedError, run_to_end
 
     try:
         run_to_end(options.superlink, options.run_config or "")
@@ -87,7 +87,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from fedquad.flower.launch import Federation, RunFailedError
+    from fedquad.flower.commands import RunFailedError
+    from fedquad.flower.launch import Federation
 
     nodes = {"num-supernodes": options.nodes, "client-resources-num-cpus": 1}
     nodes |= {"init-args-num-cpus": options.workers}

@@ -6,7 +6,6 @@ that it started. Here what was started is ended, and a run that fails is an erro
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -18,25 +17,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import fedquad.flower
-from fedquad.config import FederatedConfig, InputError
+from fedquad.config import FederatedConfig
 from fedquad.federation.setting import config_to_json
+from fedquad.flower.commands import RunFailedError, flwr, in_toml, run_to_end, script
 from fedquad.flower.credentials import Credentials
 from fedquad.flower.run_config import NONE
 
-_START_S = 60.0
+_START_S = 120.0
 _LEAVE_S = 20.0
 _POLL_S = 0.2
 _CONNECTION = "fedquad"
-
-
-class RunFailedError(RuntimeError):
-    """Flower's run did not end well."""
-
-
-def app_folder() -> Path:
-    """The Flower app: what `flwr run` takes."""
-    return Path(fedquad.flower.__path__[0]) / "app"
 
 
 class Federation:
@@ -148,7 +138,7 @@ class Federation:
     def _start(self, command: Sequence[str], log: str) -> None:
         with (self.home / log).open("ab") as output:
             process = subprocess.Popen(
-                [_script(command[0]), *command[1:]],
+                [script(command[0]), *command[1:]],
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -174,58 +164,6 @@ class Federation:
         # Flower starts its parts by their names.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         return {**os.environ, **quiet, "PATH": path, "FLWR_HOME": str(self.home)}
-
-
-def run_to_end(
-    superlink: str,
-    run_config: str,
-    federation_config: Mapping[str, Any] | None = None,
-    say: Callable[[str], None] = print,
-    environment: Mapping[str, str] | None = None,
-) -> None:
-    """Submit a run, repeat what it says, and wait for its end.
-
-    Parameters
-    ----------
-    superlink : str
-        Its name in Flower's configuration.
-    run_config : str
-        ``key=value`` pairs, as of `flwr run`.
-    federation_config : mapping, optional
-        Of a simulation.
-
-    Raises
-    ------
-    RunFailedError
-        It did not complete.
-    """
-    arguments = ["run", str(app_folder()), superlink, "--run-config", run_config]
-    if federation_config:
-        arguments += ["--federation-config", in_toml(federation_config)]
-    answer = flwr(*arguments, "--format", "json", environment=environment)
-    number = json.loads(answer)["run-id"]
-    command = [_script("flwr"), "log", number, superlink, "--stream"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as log:
-        for line in log.stdout:
-            say(line.rstrip("\n"))
-    while True:
-        arguments = ["list", superlink, "--run-id", number, "--format", "json"]
-        (row,) = json.loads(flwr(*arguments, environment=environment))["runs"]
-        if row["status"].startswith("finished"):
-            break
-        time.sleep(_POLL_S)
-    if row["status"] != "finished:completed":
-        raise RunFailedError(f"Flower's run {number} is {row['status']}; its words are above")
-
-
-def flwr(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """What a command of Flower's prints; `RunFailedError` with its words if it fails."""
-    command = [_script("flwr"), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        words = (done.stderr + done.stdout).strip()[-2000:]
-        raise RunFailedError(f"flwr {arguments[0]} ended with {done.returncode}: {words}")
-    return done.stdout
 
 
 def simulate(
@@ -264,25 +202,6 @@ def simulate(
         federation.run(in_toml(run_config), nodes, say)
 
 
-def in_toml(values: Mapping[str, Any]) -> str:
-    """``key=value`` pairs as Flower's command line takes them.
-
-    Raises
-    ------
-    InputError
-        Text with both kinds of quotes, or a line break.
-    """
-    return " ".join(f"{name}={_literal(name, value)}" for name, value in values.items())
-
-
-def _literal(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if "'" in value or not value.isprintable():
-        raise InputError(name, value, "printable text without '")
-    return f"'{value}'"
-
-
 def _flat(value: Any) -> Any:
     """A setting as Flower's run config has it."""
     if value is None:
@@ -290,11 +209,6 @@ def _flat(value: Any) -> Any:
     if isinstance(value, tuple):
         return ",".join(f"{name}={number!r}" for name, number in value)
     return str(value) if isinstance(value, Path) else value
-
-
-def _script(name: str) -> str:
-    """A command that was installed beside this Python."""
-    return str(Path(sys.executable).parent / name)
 
 
 def _free_port(host: str) -> int:

@@ -15,8 +15,9 @@ from fedquad.federation.executor import InProcessExecutor
 from fedquad.federation.runs import run_federated, run_settings
 from fedquad.federation.server import Server
 from fedquad.federation.setting import FederatedSetting
+from fedquad.flower.commands import RunFailedError, in_toml
 from fedquad.flower.credentials import make_credentials
-from fedquad.flower.launch import Federation, RunFailedError, in_toml, simulate
+from fedquad.flower.launch import Federation, simulate
 from fedquad.runs.store import RunStore, results_sha256
 
 pytestmark = pytest.mark.slow
