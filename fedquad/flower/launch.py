@@ -7,7 +7,6 @@ that it started. Here what was started is ended, and a run that fails is an erro
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from fedquad.config import FederatedConfig
 from fedquad.federation.setting import config_to_json
@@ -121,13 +122,23 @@ class Federation:
 
     def close(self) -> None:
         """End every process that was started here, and those that they started."""
+        # Flower's executors have sessions of their own: they are in no group with us.
+        below: list[psutil.Process] = []
+        for process in self.processes:
+            with suppress(psutil.NoSuchProcess):
+                below += psutil.Process(process.pid).children(recursive=True)
         for process in reversed(self.processes):  # nodes first: they would try to reconnect
-            _signal_group(process, signal.SIGTERM)
+            process.terminate()
         for process in self.processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_LEAVE_S)
-            _signal_group(process, signal.SIGKILL)
+            process.kill()
             process.wait()
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            _, below = psutil.wait_procs(below, timeout=_LEAVE_S / 4)
+            for process in below:
+                with suppress(psutil.NoSuchProcess):
+                    end(process)
 
     def __enter__(self) -> Federation:
         return self
@@ -159,7 +170,8 @@ class Federation:
         quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
         quiet |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         # Of Ray, under the simulation: on a busy machine it needs more than its half minute.
-        quiet |= {"RAY_raylet_start_wait_time_s": "300", "RAY_USAGE_STATS_ENABLED": "0"}
+        quiet |= {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+        quiet |= {"RAY_worker_register_timeout_seconds": "300", "RAY_USAGE_STATS_ENABLED": "0"}
         quiet |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         # Flower starts its parts by their names.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -223,9 +235,3 @@ def _listens(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
-    """Tell a process and those it started; nothing to do for one that is gone."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

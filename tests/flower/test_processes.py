@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from fedquad.federation.executor import InProcessExecutor
 from fedquad.federation.runs import run_federated, run_settings
 from fedquad.federation.server import Server
 from fedquad.federation.setting import FederatedSetting
-from fedquad.flower.commands import RunFailedError, in_toml
+from fedquad.flower.commands import RunFailedError, in_toml, script
 from fedquad.flower.credentials import make_credentials
 from fedquad.flower.launch import Federation, simulate
 from fedquad.runs.store import RunStore, results_sha256
@@ -97,7 +98,7 @@ def test_a_deployment_over_tls_trains_on_every_devices_own_rows(
         "task": "sst2",
         "model": str(tiny_model),
         "num-devices": len(names),
-        "num-rounds": 2,
+        "num-rounds": 1,
         "local-steps": 2,
         "batch-size": 8,
         "max-length": 16,
@@ -114,6 +115,8 @@ def test_a_deployment_over_tls_trains_on_every_devices_own_rows(
         for number, name in enumerate(names, start=1):
             federation.add_node({"name": name, "data": str(tmp_path / name)}, number)
         federation.run(in_toml(run_config), say=said.append)
+        stranger = make_credentials(tmp_path / "others", 1, ["127.0.0.1"]).node_key(1)
+        assert_refused(federation, credentials.ca, stranger, tmp_path)
     (stored,) = RunStore(tmp_path / "runs").finished()
     assert stored.settings["deployment"] == list(names)
     for row in stored.rows:
@@ -121,9 +124,16 @@ def test_a_deployment_over_tls_trains_on_every_devices_own_rows(
         assert row["failures"] == 0
         assert min(row["devices"]["memory_budget_bytes"]) > 10**8
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 4
-    assert any(line.startswith("round 2 of 2: accuracy") for line in said)
+    assert any(line.startswith("round 1 of 1: accuracy") for line in said)
 
 
-def assert_refused(federation: Federation, key: Path) -> None:
+def assert_refused(federation: Federation, ca: Path, key: Path, folder: Path) -> None:
     """A SuperNode with a key that nobody registered does not get in."""
-    raise NotImplementedError
+    command = [script("flower-supernode"), "--superlink", federation.address, "--port", "0"]
+    command += ["--root-certificates", str(ca), "--auth-supernode-private-key", str(key)]
+    log = folder / "stranger.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        federation.processes.append(process)  # ended with the others, and what it started
+        assert process.wait(timeout=120) != 0
+    assert "Failed to activate SuperNode" in log.read_text()
