@@ -80,6 +80,8 @@ def test_everything_comes_from_the_wheel(installed, tmp_path):
 import sys, fedquad
 assert "torch" not in sys.modules, "import fedquad must be quick"
 import fedquad.kernels, fedquad.data, fedquad.report.claims
+from pathlib import Path
+assert (Path(fedquad.__file__).parent / "flower" / "app" / "pyproject.toml").is_file()
 from fedquad import FineTuneConfig, paths
 assert paths.checkout_root() is None
 for module in (fedquad, fedquad.kernels, fedquad.data): print(module.__file__)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedquad.config import InputError
 from fedquad.paths import glue_folder
-from fedquad.tasks.glue import GLUE_TASKS, load_glue, read_glue_folder
+from fedquad.tasks.glue import GLUE_TASKS, load_glue, read_glue_folder, read_train_rows
 from fedquad.tasks.task import Refusal, load_task
 
 SINGLE = "sentence\tlabel\n"
@@ -28,6 +28,28 @@ def test_folder_labels_are_the_sorted_set_of_training(tsv_folder):
     assert task.eval.labels.dtype == np.int64
     assert task.eval.refused == (Refusal(3, "label 'eggs' is not one of ham, spam"),)
     assert str(folder.parent) not in task.source
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "labels"),
+    [
+        (("no", "yes"), "a\tyes\nb\t0\nc\tno\n", [1, 0, 0]),
+        (("no", "yes"), "a\t1\n", [1]),  # a device may hold one label only
+        (("1", "0"), "a\t1\nb\t0\n", [0, 1]),  # numbers that are names, in another order
+    ],
+)
+def test_a_devices_rows_have_the_labels_of_the_task(tmp_path, names, rows, labels):
+    (tmp_path / "train.tsv").write_text(SINGLE + rows)  # and no rows to evaluate on
+    assert read_train_rows(tmp_path, names).labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"), [("a\tmaybe\n", "label 'maybe' is not one of no, yes"), ("", "usable row")]
+)
+def test_a_device_without_usable_rows_is_refused(tmp_path, rows, reason):
+    (tmp_path / "train.tsv").write_text(SINGLE + rows)
+    with pytest.raises(InputError, match=reason):
+        read_train_rows(tmp_path, ("no", "yes"))
 
 
 @pytest.mark.parametrize("name", GLUE_TASKS)
