@@ -51,20 +51,27 @@ def run_to_end(
     arguments = ["run", str(app_folder()), superlink, "--run-config", run_config]
     if federation_config:
         arguments += ["--federation-config", in_toml(federation_config)]
-    answer = flwr(*arguments, "--format", "json", environment=environment)
-    number = json.loads(answer)["run-id"]
+    number = _asked(*arguments, environment=environment)["run-id"]
     command = [script("flwr"), "log", number, superlink, "--stream"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as log:
         for line in log.stdout:
             say(line.rstrip("\n"))
     while True:
-        arguments = ["list", superlink, "--run-id", number, "--format", "json"]
-        (row,) = json.loads(flwr(*arguments, environment=environment))["runs"]
+        arguments = ["list", superlink, "--run-id", number]
+        (row,) = _asked(*arguments, environment=environment)["runs"]
         if row["status"].startswith("finished"):
             break
         time.sleep(_POLL_S)
     if row["status"] != "finished:completed":
         raise RunFailedError(f"Flower's run {number} is {row['status']}; its words are above")
+
+
+def _asked(*arguments: str, environment: Mapping[str, str] | None) -> dict[str, Any]:
+    """A command's answer; in JSON Flower says there whether it failed, and exits with 0."""
+    answer = json.loads(flwr(*arguments, "--format", "json", environment=environment))
+    if not answer.get("success"):
+        raise RunFailedError(f"flwr {arguments[0]}: {answer.get('error-message', answer)}")
+    return answer
 
 
 def flwr(*arguments: str, environment: Mapping[str, str] | None = None) -> str:

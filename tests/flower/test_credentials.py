@@ -8,6 +8,7 @@ import stat
 import threading
 from contextlib import suppress
 
+import needs_flower  # noqa: F401
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 

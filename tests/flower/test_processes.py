@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import needs_flower  # noqa: F401
 import psutil
 import pytest
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import needs_flower  # noqa: F401
 import pytest
 from flwr.app import Message
 from loop_grid import LoopGrid

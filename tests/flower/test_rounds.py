@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import needs_flower  # noqa: F401
 import pytest
 from flwr.app import Error, Message, RecordDict
 from loop_grid import LoopGrid
