@@ -77,6 +77,8 @@ backbone: setup ## Pretrain the embedded encoder again (resumable, hours)
 bench: setup ## Time kernels, models and the federated engine on this CPU: data/benchmarks/
 	$(BIN)/python -m fedquad.benchmarks all
 	$(BIN)/python -m fedquad.benchmarks federation
+	@# Beside Flower's simulation, where that extra is installed.
+	@! $(BIN)/python -c 'import flwr' 2>/dev/null || $(BIN)/python -m fedquad.benchmarks flower
 	$(BIN)/python -m fedquad.benchmarks report
 
 bench-gpu: ## The same on a GPU with the paper's models; the Python that has torch, nothing installed

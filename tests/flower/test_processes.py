@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import needs_flower  # noqa: F401
 import psutil
 import pytest
 
+from fedquad.config import FederatedConfig
 from fedquad.federation.device import DeviceHost
 from fedquad.federation.executor import InProcessExecutor
 from fedquad.federation.runs import run_federated, run_settings
@@ -45,11 +47,26 @@ def marked(monkeypatch):
     monkeypatch.setenv("FEDQUAD_TEST", str(os.getpid()))
 
 
+def simulated(config: FederatedConfig, folder: Path, **options: Any) -> tuple[list[str], bool]:
+    """What a run in Flower's simulation said, and whether it completed."""
+    for attempt in range(2):
+        said: list[str] = []
+        home = folder / f"home-{attempt}"
+        try:
+            simulate(config, folder / "flower", workers=2, home=home, say=said.append, **options)
+        except RunFailedError:
+            if not any("node timed out during startup" in line for line in said):
+                return said, False
+        else:
+            return said, True
+    pytest.skip("Ray gives parts of its own 15 s to start; this machine was too busy for it twice")
+
+
 def test_the_simulation_gives_the_engines_adapter_bit_for_bit(tiny_federated, tmp_path):
     config = tiny_federated(method="fedquad")
-    store = RunStore(tmp_path / "flower")
     adapter = tmp_path / "adapter"
-    simulate(config, store.root, workers=2, home=tmp_path / "home", adapter=adapter)
+    said, completed = simulated(config, tmp_path, adapter=adapter)
+    assert completed, said
 
     setting = FederatedSetting(config)
     server = Server(setting, InProcessExecutor(DeviceHost(setting)))
@@ -58,23 +75,17 @@ def test_the_simulation_gives_the_engines_adapter_bit_for_bit(tiny_federated, tm
     server.global_adapter.save(tmp_path / "engine")
     name = "adapter_model.safetensors"
     assert (adapter / name).read_bytes() == (tmp_path / "engine" / name).read_bytes()
-    engine = RunStore(tmp_path / "runs")
+    flower, engine = RunStore(tmp_path / "flower"), RunStore(tmp_path / "runs")
     run_federated(config, engine)
     settings = run_settings(config)
-    assert results_sha256(store.directory(settings)) == results_sha256(engine.directory(settings))
+    assert results_sha256(flower.directory(settings)) == results_sha256(engine.directory(settings))
 
 
 def test_a_run_below_its_minimum_is_an_error(tiny_federated, tmp_path):
     """Flower leaves out a device that fails, says nothing, and ends with 0."""
-    said: list[str] = []
-    with pytest.raises(RunFailedError, match="finished:failed"):
-        simulate(
-            tiny_federated(learning_rate=1e30),  # what is trained diverges
-            tmp_path / "runs",
-            workers=1,
-            home=tmp_path / "home",
-            say=said.append,
-        )
+    diverging = tiny_federated(learning_rate=1e30)
+    said, completed = simulated(diverging, tmp_path)
+    assert not completed
     text = "\n".join(said)
     for name in ("device-0", "device-1", "device-2", "device-3"):
         assert f"left out {name}: step" in text
