@@ -101,8 +101,9 @@ def test_restart_and_run_all_and_an_explorer_that_is_alive(lab, browser, stem, t
     address, folder = lab
     context = browser.new_context(viewport={"width": 1400, "height": 1200})
     page = context.new_page()
+    page.set_default_timeout(LOADED_WITHIN_MS)
     page.goto(f"{address}/lab/tree/{stem}.ipynb?token={TOKEN}&reset")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=LOADED_WITHIN_MS)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     wait_for_kernel(address, stem)
     page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
     page.get_by_role("menuitem", name="Restart Kernel and Run All Cells").click()
@@ -123,7 +124,6 @@ def test_restart_and_run_all_and_an_explorer_that_is_alive(lab, browser, stem, t
         "before => [...document.querySelectorAll('.jupyter-widgets img')]"
         ".some(image => image.src !== before)",
         arg=before,
-        timeout=60_000,
     )
     page.screenshot(path=tmp_path / f"{stem}.png")
     page.keyboard.press("Control+s")
