@@ -113,6 +113,8 @@ def test_restart_and_run_all_and_an_explorer_that_is_alive(lab, browser, stem, t
     prompts = cells.locator(".jp-InputPrompt").all_inner_texts()
     assert prompts == [f"[{number}]:" for number in range(1, len(prompts) + 1)]
 
+    # What lies out of sight is drawn when it is scrolled to.
+    page.locator(".jp-Notebook h2", has_text="Sliders").scroll_into_view_if_needed()
     picture = page.locator(".jp-Notebook .jupyter-widgets img")
     picture.wait_for()
     before = picture.get_attribute("src")
