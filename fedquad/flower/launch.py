@@ -59,7 +59,7 @@ class Federation:
         host: str = "127.0.0.1",
     ) -> None:
         self.home = home
-        self.address = f"{host}:{_free_port(host)}"
+        self.address = f"{host}:{free_port(host)}"
         self.processes: list[subprocess.Popen] = []
         self._credentials = credentials
         home.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class Federation:
         """
         host = self.address.split(":")[0]
         command = ["flower-supernode", "--superlink", self.address]
-        command += ["--host", host, "--port", str(_free_port(host))]
+        command += ["--host", host, "--port", str(free_port(host))]
         if self._credentials is None:
             command += ["--insecure"]
         else:
@@ -222,7 +222,7 @@ def _flat(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
     with socket.create_server((host, 0)) as listening:
         return listening.getsockname()[1]
 

@@ -21,7 +21,7 @@ from fedquad.federation.server import Server
 from fedquad.federation.setting import FederatedSetting
 from fedquad.flower.commands import RunFailedError, in_toml, script
 from fedquad.flower.credentials import make_credentials
-from fedquad.flower.launch import Federation, simulate
+from fedquad.flower.launch import Federation, free_port, simulate
 from fedquad.runs.store import RunStore, results_sha256
 
 pytestmark = pytest.mark.slow
@@ -138,8 +138,9 @@ def test_a_deployment_over_tls_trains_on_every_devices_own_rows(
 
 def assert_refused(federation: Federation, ca: Path, key: Path, folder: Path) -> None:
     """A SuperNode with a key that nobody registered does not get in."""
-    command = [script("flower-supernode"), "--superlink", federation.address, "--port", "0"]
-    command += ["--root-certificates", str(ca), "--auth-supernode-private-key", str(key)]
+    command = [script("flower-supernode"), "--superlink", federation.address]
+    command += ["--port", str(free_port("127.0.0.1")), "--root-certificates", str(ca)]
+    command += ["--auth-supernode-private-key", str(key)]
     log = folder / "stranger.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
