@@ -27,8 +27,8 @@ from fedquad.reproduce import NOTEBOOKS, Notebook
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
-# Commands are described by `--help`; what begins with an underscore is nobody's business. Modules of
-# the Flower app need that extra, which need not be installed.
+# Commands are described by `--help`; what begins with an underscore is nobody's business. Modules
+# of the Flower app need that extra, which need not be installed.
 NOT_IN_THE_REFERENCE = r"^fedquad\.(cli|benchmarks|flower\.)|\._"
 # The order in which data flows; a room imports from those before it alone.
 FLOW = (
