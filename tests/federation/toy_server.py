@@ -88,7 +88,7 @@ def store_run(
         run.log(event="started", environment={"cpu": "here"})
         server.go_on(
             run,
-            lambda row: run.log(event="round", round=row["round"], wall_time_s=1.5),
+            lambda row: run.log(event="round", round=row["round"], wall_time_s=1.5, rss_bytes=1),
             lambda row: on_round and on_round(row, host),
         )
     stored = store.read(settings)
