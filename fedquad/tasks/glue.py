@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 
 from fedquad.config import InputError, require_choice
 from fedquad.paths import glue_folder
@@ -214,6 +213,8 @@ def _find(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _read_parquet(path: Path, spec: GlueTask) -> Table:
+    import pyarrow.parquet  # for rows from the hub alone
+
     columns = [*spec.text_columns, "label"]
     try:
         table = pyarrow.parquet.read_table(path, columns=columns)
