@@ -40,6 +40,11 @@ def quantize_activations(
     back with its type, shape and strides, and within half a quantization step
     (stochastic rounding: one step) of what it was.
 
+    What that does to gradients depends on the model: activations with peaks (the
+    attention of a trained encoder) make a step coarse, 1 to 2 % of the LoRA gradient
+    where random weights have 0.1 to 0.2 %. ReLU, whose backward asks only whether its
+    result is above 0, loses the outputs below half a step: nearer to 8 %.
+
     Parameters
     ----------
     model : nn.Module
