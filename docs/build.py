@@ -22,8 +22,8 @@ import nbformat
 import fedquad
 import fedquad.kernels
 from fedquad import paths
+from fedquad.notebook_registry import NOTEBOOKS, Notebook
 from fedquad.notebook_runner import NotebookError, execute_notebook
-from fedquad.reproduce import NOTEBOOKS, Notebook
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent

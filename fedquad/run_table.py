@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from fedquad.config import PROFILES, FederatedConfig, FineTuneConfig, Profile
+from fedquad.notebook_registry import NOTEBOOKS
 from fedquad.report.gallery import item_name
 from fedquad.report.tables import markdown, shown_table
-from fedquad.reproduce import NOTEBOOKS
 from fedquad.runs.journal import replace_file
 from fedquad.runs.results import effort
 from fedquad.runs.store import RunStore, StoredRun

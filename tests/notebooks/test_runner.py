@@ -11,8 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fedquad.config import InputError
+from fedquad.notebook_registry import NOTEBOOKS, select_notebooks
 from fedquad.notebook_runner import NotebookError, make_figures
-from fedquad.reproduce import NOTEBOOKS, select_notebooks
 
 WRITE = "from pathlib import Path\nfor name in names: Path(output, name).write_text('new')"
 

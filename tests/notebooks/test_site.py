@@ -13,8 +13,8 @@ import pytest
 from filelock import FileLock
 
 from fedquad import paths
+from fedquad.notebook_registry import NOTEBOOKS
 from fedquad.report.figures import FIGURES
-from fedquad.reproduce import NOTEBOOKS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -12,12 +12,12 @@ import pytest
 
 from fedquad.config import get_profile
 from fedquad.federation import plans
+from fedquad.notebook_registry import NOTEBOOKS
 from fedquad.report.claims import VERDICTS, judge
 from fedquad.report.figures import FIGURES, WALKTHROUGH_FIGURES, replot
 from fedquad.report.frames.federated import of_default_throughput
 from fedquad.report.paper import claims
 from fedquad.report.saving import load_figure_csv, read_exact
-from fedquad.reproduce import NOTEBOOKS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -9,8 +9,8 @@ import nbformat
 import pytest
 
 from fedquad import paths
+from fedquad.notebook_registry import NOTEBOOKS, Notebook
 from fedquad.report.figures import FIGURES, WALKTHROUGH_FIGURES
-from fedquad.reproduce import NOTEBOOKS, Notebook
 
 SOURCES = sorted(paths.notebooks_dir().glob("*.ipynb"))
 PARAMETERS = {
