@@ -53,17 +53,23 @@ def home(tmp_path_factory, worker_id, reproduce) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")  # its event loop runs for as long as it lives
-def browser() -> Iterator[Browser]:
-    """Headless Chromium as the machine has it; nothing is downloaded."""
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """Where the machine has Chromium; nothing is downloaded."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the path")
+    return executable
+
+
+@pytest.fixture(scope="module")  # its event loop runs for as long as it lives
+def browser(browser_path) -> Iterator[Browser]:
+    """The machine's Chromium, headless."""
     sync_api = pytest.importorskip("playwright.sync_api")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=flags)
+        browser = playwright.chromium.launch(executable_path=browser_path, args=flags)
         yield browser
         browser.close()
 

@@ -47,8 +47,11 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="session")
-def site(home, tmp_path_factory, worker_id) -> Path:
-    """The pages, with the notebooks as the smoke profile executed them."""
+def site(browser_path, home, tmp_path_factory, worker_id) -> Path:
+    """The pages, with the notebooks as the smoke profile executed them.
+
+    Where no browser can look at them they are not built: it takes minutes.
+    """
     pytest.importorskip("myst_nb")
     root = tmp_path_factory.getbasetemp()
     root = root if worker_id == "master" else root.parent
