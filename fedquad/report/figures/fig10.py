@@ -28,7 +28,7 @@ def compose(df: pd.DataFrame) -> Figure:
         ax.set_title(task)
     axes[1].set_ylabel("")
     summary = ablation_summary(df[df["task"].isin(tasks)])
-    time_bars(summary, axes[2])
+    time_bars(summary.drop(columns="speedup"), axes[2])  # they have the panel beside it
     speedups(summary, axes[3])
     shared_legend(figure, axes)
     return figure
